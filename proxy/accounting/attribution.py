@@ -1,0 +1,191 @@
+"""Who pays for a window: the attribution rule, and the plain alternatives to compare it with.
+
+    W_i = a*P + q*PC + d*D + c*C + F0*S            in predicted joules
+    energy_i = E_active * W_i / sum_j W_j          j includes traffic that did not come through here
+
+For a step whose energy is affine in what it holds this is the Shapley value: own marginal work plus an equal
+share of the fixed part. E_active is the window's energy less idle power over the time nothing ran.
+Every policy conserves: shares, idle and unattributed add up to the window's energy exactly.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Literal, get_args
+
+from proxy.accounting.activity import Crowd, Span, Work, presence, step_rate, work_in
+from proxy.accounting.flight import Flight
+from proxy.accounting.samples import Window
+from proxy.accounting.units import Microjoules, from_watts
+from proxy.accounting.unseen import UnseenTraffic
+from proxy.accounting.weights import Weights
+
+Policy = Literal["weighted", "tokens", "output-tokens", "time"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
+UNSEEN_CONTEXT = 512
+"""Context guessed for a sequence nobody here knows; only the split between it and the others depends on it."""
+
+
+def apportion(total: int, weights: Sequence[float]) -> list[Microjoules]:
+    """Split `total` in proportion to `weights`, in whole microjoules that add up to it exactly.
+
+    Rounding the running sums instead of the parts makes the error telescope away; a zero weight gets zero.
+    Weights must not be negative and must not all be zero.
+    """
+    reached = list(accumulate(weights))
+    whole = reached[-1]
+    if not whole > 0:
+        raise ValueError("apportion needs a positive weight")
+    cuts = [0, *(round(total * (part / whole)) for part in reached)]
+    return [Microjoules(high - low) for low, high in pairwise(cuts)]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One flight's part of one window: energy under the chosen policy, by phase, and under plain token share."""
+
+    flight: Flight
+    energy: Microjoules
+    prefill: Microjoules
+    decode: Microjoules
+    shared: Microjoules
+    token_share: Microjoules
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A window divided. The law holds by construction and is checked all the same.
+
+    kappa: measured over predicted joules of the active part; None when nothing was predicted.
+    """
+
+    window: Window
+    shares: tuple[Share, ...]
+    idle: Microjoules
+    unattributed: Microjoules
+    unmeasured: Microjoules
+    kappa: float | None
+
+    @property
+    def requests(self) -> Microjoules:
+        """Sum of the shares."""
+        return Microjoules(sum(share.energy for share in self.shares))
+
+    @property
+    def imbalance(self) -> int:
+        """Window minus accounts, in microjoules; anything but 0 is a bug."""
+        return self.window.energy - self.requests - self.idle - self.unattributed - self.unmeasured
+
+
+def predicted(work: Work, weights: Weights) -> tuple[float, float, float]:
+    """Predicted joules of (prefill, decode, share of fixed step cost)."""
+    prefill = weights.prefill * work.prefill + weights.attention * work.prefill_context
+    decode = weights.decode * work.decode + weights.context * work.decode_context
+    return prefill, decode, weights.step * work.steps
+
+
+def _weight(policy: Policy, work: Work, joules: float) -> float:
+    if policy == "weighted":
+        return joules
+    if policy == "tokens":
+        return work.tokens
+    return work.output_tokens if policy == "output-tokens" else work.present_ns
+
+
+def _unseen_work(unseen: UnseenTraffic, window: Span, crowd: Crowd) -> Work:
+    inside = unseen.span.within(window)
+    if inside is None:
+        return Work()
+    part = inside.length / unseen.span.length
+    prompt, decode = unseen.prompt * part, unseen.decode * part
+    return Work(
+        prefill=prompt,
+        prefill_context=prompt * UNSEEN_CONTEXT / 2,
+        decode=decode,
+        decode_context=decode * UNSEEN_CONTEXT,
+        steps=decode * crowd.mean_share(inside),
+        tokens=prompt + decode,
+        output_tokens=decode,
+        present_ns=inside.length * unseen.sequences,
+    )
+
+
+def unmeasured(window: Window) -> Split:
+    """The whole window to `unmeasured`: bridged over a reset, or too long for its requests to be known."""
+    nothing = Microjoules(0)
+    return Split(window, (), nothing, nothing, window.energy, None)
+
+
+def idle_energy(window: Window, covered_ns: int, idle_w: float | None) -> Microjoules:
+    """Energy of the time nothing ran; without a known idle power that time's even part of the window."""
+    length = window.end - window.start
+    quiet = length - covered_ns
+    if covered_ns == 0:
+        return window.energy
+    if idle_w is None:
+        return Microjoules(window.energy * quiet // length)
+    return Microjoules(min(window.energy * quiet // length, from_watts(idle_w, type(window.start)(quiet))))
+
+
+def split(
+    window: Window,
+    flights: Sequence[Flight],
+    *,
+    weights: Weights,
+    policy: Policy = "weighted",
+    idle_w: float | None = None,
+    unseen: UnseenTraffic | None = None,
+) -> Split:
+    """Divide a window among the flights that overlap it; the order of `flights` does not matter.
+
+    Where nothing has weight although something was there, the energy is unattributed.
+    """
+    if window.bridged:
+        return unmeasured(window)
+    span = Span(window.start, window.end)
+    ordered = sorted(flights, key=lambda flight: flight.row)
+    held = [(flight, where) for flight in ordered if (where := presence(flight, span)) is not None]
+    crowd_of: list[tuple[Span, float]] = [(where, float(flight.sequences)) for flight, where in held]
+    stranger = unseen.span.within(span) if unseen else None
+    if unseen and stranger:
+        crowd_of.append((stranger, unseen.sequences))
+    crowd = Crowd(span, crowd_of)
+    idle = idle_energy(window, crowd.covered_ns, idle_w)
+    present = [flight for flight, _ in held]
+    rate = step_rate(present, span)
+    works = [work_in(flight, span, crowd, weights, rate) for flight in present]
+    works.append(_unseen_work(unseen, span, crowd) if unseen else Work())
+    return _divide(window, present, works, idle, weights, policy)
+
+
+def _divide(
+    window: Window, flights: list[Flight], works: list[Work], idle: Microjoules, weights: Weights, policy: Policy
+) -> Split:
+    phases = [predicted(work, weights) for work in works]
+    forecast = [sum(parts) for parts in phases]
+    chosen = [_weight(policy, work, joules) for work, joules in zip(works, forecast, strict=True)]
+    active = window.energy - idle
+    # A policy blind to what ran (output tokens in a prefill) must not lose energy: the next one that sees it decides.
+    chosen = _first_that_sees(chosen, forecast)
+    if sum(chosen) <= 0 or active == 0:
+        return Split(window, (), idle, Microjoules(active), Microjoules(0), None)
+    energies = apportion(active, chosen)
+    plain = apportion(active, _first_that_sees([work.tokens for work in works], forecast, chosen))
+    shares = tuple(
+        Share(flight, energy, *_by_phase(energy, parts), token_share)
+        for flight, energy, parts, token_share in zip(flights, energies[:-1], phases[:-1], plain[:-1], strict=True)
+        if energy or token_share
+    )
+    kappa = active / 1e6 / sum(forecast) if sum(forecast) > 0 else None
+    return Split(window, shares, idle, energies[-1], Microjoules(0), kappa)
+
+
+def _first_that_sees(*candidates: list[float]) -> list[float]:
+    return next((weights for weights in candidates if sum(weights) > 0), candidates[-1])
+
+
+def _by_phase(energy: Microjoules, parts: tuple[float, float, float]) -> tuple[Microjoules, Microjoules, Microjoules]:
+    if sum(parts) <= 0:
+        return Microjoules(0), Microjoules(0), energy
+    prefill, decode, shared = apportion(energy, parts)
+    return prefill, decode, shared

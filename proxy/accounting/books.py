@@ -1,0 +1,45 @@
+"""Running totals of one meter and one backend since this process began: what metrics show, what postings carry."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from proxy.accounting.attribution import Split
+
+
+@dataclass(slots=True)
+class Accounts:
+    """Microjoules by account; `meter` is what they must add up to."""
+
+    requests: int = 0
+    idle: int = 0
+    unattributed: int = 0
+    unmeasured: int = 0
+    meter: int = 0
+
+    def add(self, split: Split) -> None:
+        """Books one divided window. Raises ArithmeticError rather than book what does not add up."""
+        if split.imbalance:
+            raise ArithmeticError(f"a window of {split.window.meter} is off by {split.imbalance} µJ")
+        self.requests += split.requests
+        self.idle += split.idle
+        self.unattributed += split.unattributed
+        self.unmeasured += split.unmeasured
+        self.meter += split.window.energy
+
+    @property
+    def imbalance(self) -> int:
+        """Meter minus accounts; 0, or there is a bug."""
+        return self.meter - self.requests - self.idle - self.unattributed - self.unmeasured
+
+
+@dataclass(slots=True)
+class Tallies:
+    """Counts by label of one backend. Energies in microjoules, under keys (model, phase) and tenant.
+
+    Both energy tallies add up to the account `requests` after every window.
+    """
+
+    energy_by_model_phase: Counter[tuple[str, str]] = field(default_factory=Counter)
+    energy_by_tenant: Counter[str] = field(default_factory=Counter)
+    tokens_by_model_kind: Counter[tuple[str, str]] = field(default_factory=Counter)
+    requests_by_model_outcome: Counter[tuple[str, str]] = field(default_factory=Counter)

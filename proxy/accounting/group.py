@@ -1,0 +1,268 @@
+"""One energy group: the meters of one backend, the requests it runs, and the windows that wait to be divided.
+
+A window is divided once every request in it has been heard of after the window's end, so that its token times
+are known; a long prefill holds its windows open, up to a limit. Pure: time comes in as a parameter.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from proxy.accounting.activity import Crowd, Span, presence, work_in
+from proxy.accounting.attribution import Policy, Split, predicted, split, unmeasured
+from proxy.accounting.bill import Bill
+from proxy.accounting.books import Accounts, Tallies
+from proxy.accounting.flight import Flight
+from proxy.accounting.idle import IdlePower
+from proxy.accounting.samples import Sample, Timeline, Window
+from proxy.accounting.units import SECOND, Microjoules, Nanoseconds
+from proxy.accounting.unseen import EngineCounters, SeenTokens, UnseenTraffic, UnseenWatch
+from proxy.accounting.weights import Weights
+
+STALLED_WAIT = Nanoseconds(2 * SECOND)
+"""A stream that gave tokens and then none for this long holds no window open any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long windows wait: for a first token, for a silent answer, for the next scrape; and the longest gap."""
+
+    prefill: Nanoseconds
+    silent: Nanoseconds
+    scrape: Nanoseconds
+    gap: Nanoseconds
+
+
+@dataclass(slots=True)
+class MeterState:
+    """One meter of the group. `counter` is where its divided windows reach to."""
+
+    name: str
+    timeline: Timeline
+    idle: IdlePower = field(default_factory=IdlePower)
+    waiting: deque[tuple[Window, Microjoules]] = field(default_factory=deque)
+    accounts: Accounts = field(default_factory=Accounts)
+    settled_until: Nanoseconds | None = None
+    counter: Microjoules | None = None
+    last_power_w: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Provisional:
+    """A figure before settlement, in microjoules by phase; `metered` is what the meters read meanwhile."""
+
+    prefill: int
+    decode: int
+    shared: int
+    metered: int
+
+    @property
+    def energy(self) -> int:
+        """Sum of the phases."""
+        return self.prefill + self.decode + self.shared
+
+    def plus(self, prefill: int, decode: int, shared: int, *, metered: int) -> "Provisional":
+        """With a predicted rest added."""
+        return Provisional(self.prefill + prefill, self.decode + decode, self.shared + shared, self.metered + metered)
+
+
+class Group:
+    """The state of one group; every method runs on the same thread.
+
+    grade: quality of the figures, A to D; estimated: a meter of the group is a model, not a sensor.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        meters: Iterable[str],
+        *,
+        weights: Weights,
+        patience: Patience,
+        policy: Policy = "weighted",
+        grade: str = "B",
+        estimated: bool = False,
+    ) -> None:
+        self.backend = backend
+        self.meters = {name: MeterState(name, Timeline(name)) for name in meters}
+        self.bills: dict[str, Bill] = {}
+        self.tallies = Tallies()
+        self.weights = weights
+        self.policy: Policy = policy
+        self.grade = grade
+        self.estimated = estimated
+        self.kappa: float | None = None
+        self.engine: EngineCounters | None = None
+        self._patience = patience
+        self._unseen_watch = UnseenWatch()
+        self._unseen: deque[UnseenTraffic] = deque(maxlen=8)
+        self._scraped: Nanoseconds | None = None
+        self._closed_prompt = self._closed_completion = 0
+
+    def open(self, bill: Bill) -> None:
+        """A request was sent to this backend."""
+        self.bills[bill.flight.row] = bill
+
+    def sampled(self, meter: str, sample: Sample, *, known_counter: Microjoules | None = None) -> None:
+        """A reading came in. known_counter: where the ledger left this same counter, on the first reading.
+
+        What the meter counted while no proxy watched is real, and nobody can be charged for it: unattributed.
+        """
+        state = self.meters[meter]
+        if state.timeline.last is None:
+            state.settled_until, state.counter = sample.at, sample.counter
+            if known_counter is not None and sample.counter >= known_counter:
+                state.accounts.unattributed += sample.counter - known_counter
+                state.accounts.meter += sample.counter - known_counter
+        state.last_power_w = sample.power_w
+        window = state.timeline.accept(sample)
+        if window is not None:
+            state.waiting.append((window, sample.counter))
+
+    def scraped(self, counters: EngineCounters | None, at: Nanoseconds) -> None:
+        """The engine's own counters were read at `at`; None when they could not be."""
+        self._scraped = at
+        self.engine = counters
+        if counters is not None:
+            found = self._unseen_watch.compare(counters, self._seen())
+            if found:
+                self._unseen.append(found)
+
+    def _seen(self) -> SeenTokens:
+        flights = [bill.flight for bill in self.bills.values()]
+        open_silent = sum(1 for f in flights if f.silent and f.ended is None and f.metered_work)
+        prompt = sum(f.uncached * f.sequences for f in flights if f.first or f.completion_tokens is not None)
+        completion = sum(f.completion_tokens or 0 for f in flights)
+        return SeenTokens(self._closed_prompt + prompt, self._closed_completion + completion, open_silent)
+
+    def settle(self, now: Nanoseconds, *, force: bool = False) -> list[Split]:
+        """Divides every window that is ready, books it, and gives the splits. force: at shutdown."""
+        done: list[Split] = []
+        for state in self.meters.values():
+            while state.waiting and (force or self._ready(state.waiting[0][0], now)):
+                window, counter = state.waiting.popleft()
+                result = self._split(window, state)
+                state.accounts.add(result)
+                state.settled_until, state.counter = window.end, counter
+                self._book(result)
+                done.append(result)
+        return done
+
+    def _ready(self, window: Window, now: Nanoseconds) -> bool:
+        age = now - window.end
+        if age < self._patience.scrape and (self._scraped is None or self._scraped < window.end):
+            return False
+        return all(
+            bill.flight.heard_after(window.end) or age >= self._wait(bill.flight) for bill in self.bills.values()
+        )
+
+    def _wait(self, flight: Flight) -> Nanoseconds:
+        if flight.silent:
+            return self._patience.silent
+        return self._patience.prefill if flight.first is None else STALLED_WAIT
+
+    def _split(self, window: Window, state: MeterState) -> Split:
+        if window.end - window.start > self._patience.gap:
+            return unmeasured(window)
+        flights = [bill.flight for bill in self.bills.values()]
+        stranger = next((u for u in self._unseen if u.span.within(Span(window.start, window.end))), None)
+        result = split(
+            window, flights, weights=self.weights, policy=self.policy, idle_w=state.idle.watts, unseen=stranger
+        )
+        if result.idle == window.energy and not self._engine_busy():
+            state.idle.learn(window)
+        else:
+            state.idle.worked_until(window.end)
+        return result
+
+    def _engine_busy(self) -> bool:
+        return self.engine is not None and self.engine.running > 0
+
+    def _book(self, result: Split) -> None:
+        for share in result.shares:
+            bill = self.bills[share.flight.row]
+            bill.charge(share)
+            self.tallies.energy_by_tenant[bill.tenant] += share.energy
+            for phase in ("prefill", "decode", "shared"):
+                self.tallies.energy_by_model_phase[bill.model, phase] += getattr(share, phase)
+        for bill in self.bills.values():
+            bill.saw(result.window)
+        if result.kappa is not None:
+            self.kappa = result.kappa if self.kappa is None else self.kappa + 0.1 * (result.kappa - self.kappa)
+
+    @property
+    def settled_until(self) -> Nanoseconds | None:
+        """Up to here every meter's energy has been divided; None before the first readings."""
+        reached = [state.settled_until for state in self.meters.values()]
+        return None if None in reached or not reached else min(at for at in reached if at is not None)
+
+    def close_finished(self, now: Nanoseconds, *, force: bool = False) -> list[Bill]:
+        """Takes out the bills whose last window has been divided, and those the meters kept waiting too long.
+
+        The latter are marked unmeasured: what they cost after the last reading is not known.
+        """
+        reached = self.settled_until
+        finished: list[Bill] = []
+        for bill in list(self.bills.values()):
+            flight = bill.flight
+            if flight.ended is None:
+                if reached is not None:
+                    flight.forget_before(reached)
+                continue
+            settled = reached is not None and reached >= flight.ended
+            if settled or not flight.metered_work or force or now - flight.ended > self._patience.gap:
+                bill.unmeasured = flight.metered_work and not settled
+                finished.append(self._close(bill))
+        return finished
+
+    def _close(self, bill: Bill) -> Bill:
+        flight = self.bills.pop(bill.flight.row).flight
+        if flight.metered_work:
+            self._closed_prompt += flight.uncached * flight.sequences if flight.completion_tokens is not None else 0
+            self._closed_completion += flight.completion_tokens or 0
+        counted = (flight.prompt_tokens, flight.cached_tokens, flight.completion_tokens)
+        for kind, tokens in zip(("prompt", "cached", "completion"), counted, strict=True):
+            self.tallies.tokens_by_model_kind[bill.model, kind] += tokens or 0
+        self.tallies.requests_by_model_outcome[bill.model, flight.outcome or "ok"] += 1
+        return bill
+
+    def power_w(self) -> float | None:
+        """Mean power over the last windows, summed over the meters; None while any is unknown."""
+        powers = [state.timeline.power_w for state in self.meters.values()]
+        return sum(p for p in powers if p is not None) if powers and None not in powers else None
+
+    def provisional(self, bill: Bill, now: Nanoseconds) -> "Provisional | None":
+        """Energy so far: divided windows plus a prediction of the rest; None when nothing is known yet.
+
+        The rest is predicted joules times kappa, or before kappa is known the group's power over the sequences
+        present, in the phases' predicted ratio.
+        """
+        flight, reached = bill.flight, self.settled_until
+        so_far = Provisional(bill.prefill_uj, bill.decode_uj, bill.shared_uj, bill.metered_uj)
+        if not flight.metered_work:
+            return so_far
+        if reached is None:
+            return None
+        end = now if flight.ended is None else flight.ended
+        start = max(flight.sent, reached)
+        if end <= start:
+            return so_far
+        span, power_w = Span(start, Nanoseconds(end)), self.power_w()
+        held = sum(b.flight.sequences for b in self.bills.values() if presence(b.flight, span))
+        crowd = Crowd(span, [(span, float(max(held, flight.sequences)))])
+        parts = predicted(work_in(flight, span, crowd, self.weights, None), self.weights)
+        scale = self.kappa
+        if scale is None:
+            if power_w is None:
+                return None
+            rest_j = power_w * span.length / 1e9 * flight.sequences / max(held, flight.sequences)
+            scale = rest_j / sum(parts) if sum(parts) else 0.0
+        rest = [round(part * scale * 1e6) for part in parts]
+        return so_far.plus(*rest, metered=round((power_w or 0.0) * span.length / 1e3))
+
+    def changed_bills(self) -> Sequence[Bill]:
+        """Open bills charged since they were last asked for; asking resets the mark."""
+        changed = [bill for bill in self.bills.values() if bill.changed]
+        for bill in changed:
+            bill.changed = False
+        return changed

@@ -1,0 +1,42 @@
+"""Power of a group with the model loaded and no request running, learnt from quiet windows only.
+
+Never the smallest value ever seen: idle with a model loaded is well above a bare GPU's idle, and the first
+second after work is still warm. Source of the rule: research on idle power of HBM boards (context +26-50 W).
+"""
+
+from proxy.accounting.samples import Window
+from proxy.accounting.units import SECOND, Nanoseconds
+
+SETTLE = SECOND
+"""A window counts as quiet when it begins this long after the last work."""
+
+
+MEMORY = Nanoseconds(60 * SECOND)
+"""How far back the mean reaches."""
+
+
+class IdlePower:
+    """Time-weighted moving mean of quiet windows' power for one meter; None until the first one."""
+
+    def __init__(self, memory: Nanoseconds = MEMORY) -> None:
+        self.watts: float | None = None
+        self._memory = memory
+        self._last_work: Nanoseconds | None = None
+
+    def worked_until(self, instant: Nanoseconds) -> None:
+        """Notes that something ran up to `instant`."""
+        if self._last_work is None or instant > self._last_work:
+            self._last_work = instant
+
+    def learn(self, window: Window) -> None:
+        """Takes in a window in which nothing ran."""
+        if self._last_work is not None and window.start < self._last_work + SETTLE:
+            return
+        power_w = window.power_w
+        if power_w is None:
+            return
+        if self.watts is None:
+            self.watts = power_w
+            return
+        share = min(1.0, (window.end - window.start) / self._memory)
+        self.watts += share * (power_w - self.watts)

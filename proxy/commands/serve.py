@@ -1,0 +1,128 @@
+"""`jouleproxy serve`: the two listeners, from start to a clean end."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from rich.console import Console
+from rich.table import Table
+
+import proxy
+from proxy.app import Service, in_thread
+from proxy.errors import ConfigurationError
+from proxy.settings import Settings, multiprocess_warning
+
+_log = logging.getLogger(__name__)
+GRACE_S = 10
+"""Seconds that open answers get to end after the first signal."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the service ends in its own order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listen(host: str, port: int, what: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        flag = "--port" if what == "traffic" else "--admin-port"
+        raise ConfigurationError(
+            f"the {what} listener cannot use {host}:{port} ({error.strerror}); choose another with {flag}"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _server(app: object, level: str) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            app,  # type: ignore[arg-type]
+            log_config=None,
+            log_level=level,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            lifespan="off",
+            ws="none",
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+    )
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def banner(service: Service, traffic: str, admin: str) -> Table:
+    """What runs and what measures it, for a person."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("jouleproxy", proxy.__version__)
+    table.add_row("traffic", f"{traffic}   point OpenAI clients at {traffic}/v1")
+    table.add_row("admin", f"{admin}   /metrics  /energy/balance  /energy/requests/ID  /readyz")
+    for name, member in service.pool.members.items():
+        models = ", ".join(sorted(member.models or ())) or "models not known yet"
+        table.add_row("backend", f"{name}   {'up' if member.up and member.models else '[red]down[/]'}   {models}")
+        for meter in service.meters[name]:
+            mark = "[black on yellow] ESTIMATED, no sensor [/] " if meter.estimated else ""
+            table.add_row("meter", f"{mark}{meter.kind}   {meter.gpu}   {meter.description}")
+    table.add_row("policy", service.settings.policy)
+    table.add_row("ledger", service.settings.ledger)
+    return table
+
+
+async def _serve(settings: Settings, console: Console) -> int:
+    failures: list[BaseException] = []
+    servers: list[_Server] = []
+
+    def stop(error: BaseException | None = None) -> None:
+        if error is not None:
+            _log.error("stopping: %s: %s", type(error).__name__, error, exc_info=error)
+            failures.append(error)
+        for server in servers:
+            server.force_exit = server.should_exit and error is None
+            server.should_exit = True
+
+    traffic_socket = _listen(settings.host, settings.port, "traffic")
+    admin_socket = _listen(settings.admin_host, settings.admin_port, "admin")
+    service = Service(settings, on_failure=stop)
+    traffic, admin = _server(service.traffic(), settings.log_level), _server(service.admin(), settings.log_level)
+    servers.append(traffic)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signum, stop)
+    await service.start()
+    console.print(banner(service, _address(traffic_socket), _address(admin_socket)))
+    thread = in_thread(lambda: admin.serve([admin_socket]), "admin")
+    try:
+        await traffic.serve([traffic_socket])
+    finally:
+        await service.stop()
+        admin.should_exit = True
+        await asyncio.to_thread(thread.join, 5.0)
+    return 1 if failures else 0
+
+
+def serve(settings: Settings, console: Console) -> int:
+    """Serves until SIGINT or SIGTERM; the exit status. Raises ConfigurationError before anything runs."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    warning = multiprocess_warning()
+    if warning:
+        _log.warning(warning)
+    return asyncio.run(_serve(settings, console))

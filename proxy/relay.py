@@ -1,0 +1,225 @@
+"""Loop 1: one request forwarded, its answer handed back untouched, its tokens noted in passing."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.accounting.bill import Bill
+from proxy.accounting.flight import Flight
+from proxy.accounting.group import Group
+from proxy.errors import BackendFailed, BackendTimeout, Refused
+from proxy.ports import Answer, Client, Clock, Engine, Member, Pool
+from proxy.wire import usage
+from proxy.wire.answer import StreamTap
+from proxy.wire.ask import GENERATING, Ask, read_ask
+from proxy.wire.energy import as_json, comment, energy_object, error_body, headers
+from proxy.wire.headers import Headers, value_of
+from proxy.wire.sse import DONE, data_event
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One request as the client sent it, after the edge has let it in.
+
+    target: path with query. headers: what the engine shall get. received: when its body was complete.
+    energy_in_usage: the client asked by `x-energy: usage` for the energy inside the usage object.
+    """
+
+    method: str
+    path: str
+    target: str
+    headers: Headers
+    body: bytes
+    request_id: str
+    tenant: str
+    received: int
+    energy_in_usage: bool = False
+
+
+class Relay:
+    """Forwards requests to engines and keeps a bill for each attempt."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        engines: Mapping[str, Engine],
+        groups: Mapping[str, Group],
+        clock: Clock,
+        wall_clock_ns: Callable[[], int],
+    ) -> None:
+        self._pool = pool
+        self._engines = engines
+        self._groups = groups
+        self._clock = clock
+        self._wall_clock_ns = wall_clock_ns
+
+    async def relay(self, incoming: Incoming, client: Client) -> None:
+        """Answers the client. Raises RequestError if nothing was sent to it yet, for the edge to put in words.
+
+        A backend that cannot be reached is passed over; after the first byte there is no second try.
+        Cancelled when the client has gone: the engine's connection is closed at once and the bill says aborted.
+        """
+        ask = read_ask(incoming.method, incoming.path, incoming.body, usage_wanted=incoming.energy_in_usage)
+        tried: frozenset[str] = frozenset()
+        while True:
+            member = self._pool.choose(ask.model, without=tried)
+            bill = self._open(incoming, ask, member.name)
+            member.outstanding += 1
+            try:
+                await self._attempt(incoming, ask, member, bill, client)
+                return
+            except Refused:
+                tried |= {member.name}
+                self._pool.refused(member.name)
+                bill.flight.end(self._clock(), "error")
+                if len(tried) == len(self._engines):
+                    raise
+            except asyncio.CancelledError:
+                bill.flight.end(self._clock(), "aborted")
+                raise
+            finally:
+                bill.flight.end(self._clock(), "error")
+                member.outstanding -= 1
+
+    def _open(self, incoming: Incoming, ask: Ask, backend: str) -> Bill:
+        flight = Flight(
+            row=uuid.uuid4().hex,
+            request_id=incoming.request_id,
+            sent=self._clock(),
+            sequences=ask.sequences,
+            prompt_estimate=ask.prompt_estimate,
+            silent=not ask.stream,
+            metered_work=ask.work,
+        )
+        group = self._groups[backend]
+        bill = Bill(
+            flight=flight,
+            tenant=incoming.tenant,
+            model=ask.model or "",
+            backend=backend,
+            endpoint=ask.endpoint,
+            stream=ask.stream,
+            policy=group.policy,
+            started_at_unix_ns=self._wall_clock_ns(),
+        )
+        group.open(bill)
+        return bill
+
+    async def _attempt(self, incoming: Incoming, ask: Ask, member: Member, bill: Bill, client: Client) -> None:
+        bill.flight.sent = self._clock()
+        bill.added_ns = bill.flight.sent - incoming.received
+        engine = self._engines[member.name]
+        async with engine.ask(incoming.method, incoming.target, incoming.headers, ask.body) as answer:
+            bill.http_status = answer.status
+            self._name_model(bill, ask, member, answer.status)
+            kind = value_of(answer.headers, b"content-type") or b""
+            if answer.status == 200 and kind.startswith(b"text/event-stream"):
+                await self._stream(incoming, ask, member, bill, answer, client)
+            else:
+                await self._whole(incoming, bill, answer, client)
+
+    def _name_model(self, bill: Bill, ask: Ask, member: Member, status: int) -> None:
+        """Bounds the label: a name nobody serves is not kept, and a request without one went to the only model."""
+        known = member.models or frozenset()
+        if status >= 400 and ask.model not in known:
+            bill.model = "unknown"
+        elif not ask.model:
+            bill.model = next(iter(sorted(known)), "unknown")
+
+    async def _whole(self, incoming: Incoming, bill: Bill, answer: Answer, client: Client) -> None:
+        body = b"".join([chunk async for chunk in answer.chunks])
+        arrived = self._clock()
+        flight = bill.flight
+        flight.silent = True
+        place = usage.locate(body)
+        if place is not None and answer.status < 400:
+            counts = usage.read(body, place)
+            flight.prompt_tokens, flight.cached_tokens = counts.prompt, counts.cached
+            flight.completion_tokens = counts.completion
+        queued_ms = usage.queue_time_ms(body)
+        if queued_ms is not None:
+            flight.scheduled = type(flight.sent)(flight.sent + round(queued_ms * 1e6))
+        flight.end(arrived, "ok" if answer.status < 400 else "error")
+        sent = answer.headers
+        if answer.status < 400:
+            energy = self._energy(bill)
+            sent = sent + headers(energy)
+            if incoming.energy_in_usage and place is not None:
+                body = usage.with_energy(body, place, as_json(energy))
+                sent = [(n, str(len(body)).encode() if n == b"content-length" else v) for n, v in sent]
+        await client.start(answer.status, sent)
+        await client.send(body)
+        await client.finish()
+        bill.added_ns = (bill.added_ns or 0) + self._clock() - arrived
+
+    async def _stream(
+        self, incoming: Incoming, ask: Ask, member: Member, bill: Bill, answer: Answer, client: Client
+    ) -> None:
+        tap = StreamTap(ask, member.fingerprint)
+        flight = bill.flight
+        flight.silent = False
+        await client.start(answer.status, answer.headers)
+        failure: str | None = None
+        try:
+            async for chunk in answer.chunks:
+                arrived = self._clock()
+                seen = tap.feed(chunk)
+                self._note(flight, tap, arrived)
+                if seen:
+                    await client.send(seen)
+        except (BackendFailed, BackendTimeout) as error:
+            failure = error.message
+        complete = tap.complete or (ask.path not in GENERATING and failure is None)
+        if not complete and failure is None:
+            failure = f"The backend {member.name} ended the stream before it was complete."
+        ended_well = failure is None and not tap.failed
+        flight.end(self._clock(), "ok" if ended_well else "partial" if flight.first else "error")
+        await client.send(self._closing(incoming, bill, tap, failure))
+        await client.finish()
+
+    def _note(self, flight: Flight, tap: StreamTap, arrived: Any) -> None:
+        counts = tap.counts
+        flight.prompt_tokens = counts.prompt if counts.prompt is not None else flight.prompt_tokens
+        flight.cached_tokens = counts.cached if counts.cached is not None else flight.cached_tokens
+        if counts.completion:
+            flight.tick(arrived, counts.completion)
+        if tap.queue_time_ms is not None and flight.scheduled is None:
+            flight.scheduled = type(flight.sent)(flight.sent + round(tap.queue_time_ms * 1e6))
+
+    def _closing(self, incoming: Incoming, bill: Bill, tap: StreamTap, failure: str | None) -> bytes:
+        energy = self._energy(bill)
+        if tap.complete:
+            return tap.finish(as_json(energy), comment=comment(energy), in_usage=incoming.energy_in_usage)
+        if failure is None:
+            return tap.rest + comment(energy) + b"\n\n"
+        _log.warning("%s (request %s)", failure, incoming.request_id)
+        error = error_body(failure, type="server_error", code=BackendFailed.code)
+        return tap.held + data_event(error) + comment(energy) + b"\n" + data_event(DONE)
+
+    def _energy(self, bill: Bill) -> dict[str, Any]:
+        return provisional_energy(bill, self._groups[bill.backend], self._clock())
+
+
+def provisional_energy(bill: Bill, group: Group, now: Any) -> dict[str, Any]:
+    """The energy object of a request that is not settled: what its divided windows say, and a prediction."""
+    flight = bill.flight
+    known = group.provisional(bill, now)
+    return energy_object(
+        request_id=flight.request_id,
+        status="provisional",
+        energy_uj=known.energy if known else None,
+        duration_ns=bill.duration_ns(now),
+        method=bill.policy,
+        metered_uj=known.metered if known else None,
+        grade=group.grade,
+        estimated=group.estimated,
+        relative_uncertainty=None,
+        phases_uj=(known.prefill, known.decode, known.shared) if known else None,
+        tokens=(flight.prompt_tokens, flight.cached_tokens, flight.completion_tokens),
+    )

@@ -1,0 +1,210 @@
+"""The traffic listener's edge: who may ask, how large, and errors in OpenAI's words; the rest is the relay's."""
+
+import asyncio
+import logging
+import re
+import uuid
+from collections.abc import Callable, Mapping
+
+from starlette.requests import Request
+from starlette.types import Message, Receive, Scope, Send
+
+from proxy.errors import BodyTooLarge, NotFound, RequestError, Unauthorized
+from proxy.ports import Clock
+from proxy.relay import Incoming, Relay
+from proxy.wire.energy import error_body
+from proxy.wire.headers import Headers, end_to_end, value_of
+
+_log = logging.getLogger(__name__)
+PASSED = (
+    "/v1/",
+    "/v2/rerank",
+    "/tokenize",
+    "/detokenize",
+    "/version",
+    "/ping",
+    "/load",
+    "/score",
+    "/rerank",
+    "/pooling",
+)
+"""Paths of vLLM that pass; /v1/ with all below it."""
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_OWN = frozenset((b"host", b"content-length", b"accept-encoding", b"expect", b"x-energy", b"x-request-id"))
+DRAINED = 256 * 1024 * 1024
+"""Bytes of a refused body that are read and thrown away, so that the client gets to read the refusal."""
+
+
+class ClientGone(Exception):
+    """The client left before its request was complete."""
+
+
+class Tenants:
+    """Keys to names. Without any tenant everybody is `default` and keys pass on to the engine."""
+
+    def __init__(self, by_digest: Mapping[str, str], digest: Callable[[str], str]) -> None:
+        self._by_digest = by_digest
+        self._digest = digest
+
+    @property
+    def configured(self) -> bool:
+        """Whether keys are asked for."""
+        return bool(self._by_digest)
+
+    def name_of(self, authorization: bytes | None) -> str:
+        """The tenant of an Authorization header; raises Unauthorized."""
+        if not self.configured:
+            return "default"
+        if not authorization:
+            raise Unauthorized("No API key was given. Send the header 'Authorization: Bearer YOUR_KEY'.")
+        scheme, _, key = authorization.decode("latin-1").partition(" ")
+        tenant = self._by_digest.get(self._digest(key.strip())) if scheme.lower() == "bearer" else None
+        if tenant is None:
+            raise Unauthorized("The API key is not known here. Check it, or ask this proxy's operator for one.")
+        return tenant
+
+    def of(self, request: Request) -> str | None:
+        """For routes: the tenant whose requests the caller may see; None where there are no tenants."""
+        key = request.headers.get("authorization")
+        return self.name_of(key.encode("latin-1") if key else None) if self.configured else None
+
+
+class AsgiClient:
+    """The client's end of one ASGI exchange. Adds x-request-id to whatever is answered."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self.started = False
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Sends the head."""
+        self.started = True
+        kept = [(name, value) for name, value in headers if name != b"x-request-id"]
+        kept.append((b"x-request-id", self._request_id.encode()))
+        await self._send({"type": "http.response.start", "status": status, "headers": kept})
+
+    async def send(self, body: bytes) -> None:
+        """Sends a piece of the body; waits while the client reads more slowly than it comes."""
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def finish(self) -> None:
+        """Ends the body."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def refuse(self, error: RequestError) -> None:
+        """Answers with OpenAI's error object."""
+        body = error_body(error.message, type=error.type, code=error.code, param=error.param)
+        length = str(len(body)).encode()
+        await self.start(error.status, [(b"content-type", b"application/json"), (b"content-length", length)])
+        await self.send(body)
+        await self.finish()
+
+
+async def _drain(receive: Receive) -> None:
+    left = DRAINED
+    while left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            return
+
+
+async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
+    """The whole body. Raises BodyTooLarge above `limit` bytes, and ClientGone if it never came to an end."""
+    told = value_of(headers, b"content-length")
+    too_large = BodyTooLarge(
+        f"The request body is larger than {limit // 2**20} MiB. Send less, or raise max_body_mb on the proxy."
+    )
+    if told is not None and told.isdigit() and int(told) > limit:
+        if value_of(headers, b"expect") is None:
+            await _drain(receive)
+        raise too_large
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message: Message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+        if size > limit:
+            await _drain(receive)
+            raise too_large
+        if not message.get("more_body"):
+            return b"".join(pieces)
+
+
+class RelayEndpoint:
+    """Raw ASGI under FastAPI: what reaches a vLLM path is relayed, the rest is not found."""
+
+    def __init__(self, relay: Relay, *, tenants: Tenants, max_body: int, clock: Clock) -> None:
+        self._relay = relay
+        self._tenants = tenants
+        self._max_body = max_body
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        headers: Headers = scope["headers"]
+        given = value_of(headers, b"x-request-id")
+        request_id = given.decode() if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        client = AsgiClient(send, request_id)
+        try:
+            incoming = await self._incoming(scope, receive, headers, request_id)
+            await self._until_client_goes(incoming, client, receive)
+        except ClientGone:
+            return
+        except RequestError as error:
+            await self._refuse(client, error)
+        except Exception:
+            _log.exception("request %s failed", request_id)
+            await self._refuse(client, RequestError("The proxy failed on this request; its log says more."))
+
+    async def _refuse(self, client: AsgiClient, error: RequestError) -> None:
+        if client.started:
+            _log.error("after the answer had begun: %s", error.message)
+            raise error
+        await client.refuse(error)
+
+    async def _incoming(self, scope: Scope, receive: Receive, headers: Headers, request_id: str) -> Incoming:
+        path: str = scope["path"]
+        if not path.startswith(PASSED):
+            raise NotFound(f"There is nothing at {path}. OpenAI's endpoints are below /v1/, e.g. /v1/chat/completions.")
+        tenant = self._tenants.name_of(value_of(headers, b"authorization"))
+        body = await read_body(receive, headers, self._max_body)
+        query: bytes = scope["query_string"]
+        target = (scope.get("raw_path") or path.encode()).split(b"?")[0] + (b"?" + query if query else b"")
+        return Incoming(
+            method=scope["method"],
+            path=path,
+            target=target.decode("latin-1"),
+            headers=self._for_engine(headers, request_id),
+            body=body,
+            request_id=request_id,
+            tenant=tenant,
+            received=self._clock(),
+            energy_in_usage=(value_of(headers, b"x-energy") or b"").strip().lower() == b"usage",
+        )
+
+    def _for_engine(self, headers: Headers, request_id: str) -> Headers:
+        """A tenant's key is ours to check and not the engine's to see."""
+        drop = _OWN | {b"authorization"} if self._tenants.configured else _OWN
+        kept = end_to_end(headers, drop=drop)
+        return [*kept, (b"accept-encoding", b"identity"), (b"x-request-id", request_id.encode())]
+
+    async def _until_client_goes(self, incoming: Incoming, client: AsgiClient, receive: Receive) -> None:
+        """Relays; when the client hangs up first, the relay is cancelled, which closes the engine's connection."""
+        work = asyncio.ensure_future(self._relay.relay(incoming, client))
+        gone = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                work.cancel()
+                await asyncio.wait((work,))
+                return
+            work.result()
+        finally:
+            gone.cancel()
+            work.cancel()

@@ -1,0 +1,150 @@
+"""Loop 3: closed windows meet the requests that ran in them; the ledger is posted; finished requests are announced."""
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+
+from proxy.accounting.bill import Bill
+from proxy.accounting.books import Accounts
+from proxy.accounting.group import Group
+from proxy.accounting.postings import BalancePosting, Posting, RequestRow
+from proxy.accounting.samples import Sample
+from proxy.accounting.units import MILLISECOND, Microjoules, Nanoseconds
+from proxy.ports import Clock, Meter, Store
+
+POST_EVERY = Nanoseconds(250 * MILLISECOND)
+"""Rows of running requests are written at most this often: conservation holds at every commit, not at every window."""
+PERIOD_S = 0.05
+RECENT = 10_000
+"""Closed requests that can be found before the ledger has committed them: some seconds' worth."""
+UNMEASURED = "unmeasured"
+"""Grade of a request whose energy is not wholly known because its meter stopped."""
+
+
+@dataclass(slots=True)
+class MeterHealth:
+    """What is known of one meter's readings; read by the metrics, from another thread."""
+
+    last_read: Nanoseconds | None = None
+    call_ns: Nanoseconds | None = None
+    failures: int = 0
+
+
+class Settlement:
+    """Owns the groups' progress. `lock` guards them against the metrics thread; the loop holds it for one pass.
+
+    known: per meter, epoch and counter where the ledger left off.
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[str, Group],
+        meters: Mapping[str, Meter],
+        store: Store,
+        *,
+        clock: Clock,
+        known: Mapping[str, tuple[str, int]],
+        on_finished: Callable[[Bill], None],
+    ) -> None:
+        self.groups = groups
+        self.meters = meters
+        self.health = {name: MeterHealth() for name in meters}
+        self.lock = threading.Lock()
+        self._store = store
+        self._clock = clock
+        self._known = known
+        self._on_finished = on_finished
+        self._group_of = {name: group for group in groups.values() for name in group.meters}
+        self._posted: dict[str, Accounts] = {name: Accounts() for name in meters}
+        self._finished: list[RequestRow] = []
+        self._recent: OrderedDict[str, RequestRow] = OrderedDict()
+        self._last_post = clock()
+
+    def sampled(self, meter: Meter, sample: Sample, call: Nanoseconds) -> None:
+        """A reading; called on the loop's thread."""
+        health = self.health[meter.name]
+        health.last_read, health.call_ns = sample.at, call
+        epoch, counter = self._known.get(meter.name, ("", 0))
+        same = epoch == meter.epoch
+        with self.lock:
+            self._group_of[meter.name].sampled(meter.name, sample, known_counter=Microjoules(counter) if same else None)
+
+    def failed(self, meter: Meter) -> None:
+        """A reading that did not come."""
+        self.health[meter.name].failures += 1
+
+    def step(self, *, force: bool = False) -> None:
+        """One pass: divide, close, and post when it is time. force: at shutdown, without waiting for anything."""
+        now = self._clock()
+        with self.lock:
+            for group in self.groups.values():
+                group.settle(now, force=force)
+                for bill in group.close_finished(now, force=force):
+                    grade = UNMEASURED if bill.unmeasured else group.grade
+                    self._close(bill.row("settled", grade=grade, estimated=group.estimated, now=now))
+                    self._on_finished(bill)
+            if force or now - self._last_post >= POST_EVERY:
+                self._post(now)
+
+    def _close(self, row: RequestRow) -> None:
+        self._finished.append(row)
+        self._recent[row.request_id] = row
+        self._recent.move_to_end(row.request_id)
+        if len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
+
+    def just_finished(self, request_id: str, tenant: str | None) -> RequestRow | None:
+        """The newest closed request of that name, which may not be in the ledger yet; kept for a while."""
+        with self.lock:
+            row = self._recent.get(request_id)
+        return row if row is not None and tenant in (None, row.tenant) else None
+
+    def _post(self, now: Nanoseconds) -> None:
+        self._last_post = now
+        found = [self._balance(name, self._group_of[name]) for name in self.meters]
+        balances = tuple(balance for balance in found if balance is not None)
+        rows = [
+            bill.row("open", grade=group.grade, estimated=group.estimated, now=now)
+            for group in self.groups.values()
+            for bill in group.changed_bills()
+        ]
+        posting = Posting(balances, (*rows, *self._finished))
+        self._finished = []
+        if posting.balances or posting.requests:
+            self._store.post(posting)
+
+    def _balance(self, name: str, group: Group) -> BalancePosting | None:
+        state, meter = group.meters[name], self.meters[name]
+        new = asdict(state.accounts)
+        old = asdict(self._posted[name])
+        if state.counter is None or new == old:
+            return None
+        self._posted[name] = Accounts(**new)
+        return BalancePosting(
+            backend=group.backend,
+            meter=name,
+            gpu=meter.gpu,
+            kind=meter.kind,
+            estimated=meter.estimated,
+            epoch=meter.epoch,
+            description=meter.description,
+            last_counter_uj=state.counter,
+            **{f"{account}_uj": new[account] - old[account] for account in new},
+        )
+
+    def find(self, request_id: str, tenant: str | None) -> tuple[Bill, Group] | None:
+        """The newest request of that name that is not settled yet."""
+        with self.lock:
+            for group in self.groups.values():
+                for bill in reversed(list(group.bills.values())):
+                    if bill.flight.request_id == request_id and tenant in (None, bill.tenant):
+                        return bill, group
+        return None
+
+    async def run(self, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """Passes until cancelled."""
+        while True:
+            self.step()
+            await pause(PERIOD_S)

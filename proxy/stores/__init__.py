@@ -1,0 +1,60 @@
+"""Where the books are kept.
+
+schema.py    the tables; the law as a constraint
+engines.py   what differs between SQLite and PostgreSQL
+batch.py     postings merged until they are committed
+writing.py   what happens inside one writing transaction
+books.py     reading
+ledger.py    the writer thread
+"""
+
+import time
+from collections.abc import Callable
+
+from sqlalchemy import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from proxy.errors import ConfigurationError
+from proxy.stores.books import Books
+from proxy.stores.engines import database_url, reading_engine, writing_engine
+from proxy.stores.ledger import Ledger
+from proxy.stores.writing import check_version
+
+
+def open_store(
+    url: str, *, writer: str = "main", keep_ns: int | None = None, clock: Callable[[], int] = time.time_ns
+) -> Ledger:
+    """Opens a ledger for writing and makes it if there is none; the arguments are those of Ledger.
+
+    Raises ConfigurationError if the URL is wrong, the database cannot be reached, or its schema is another's.
+    """
+    where = database_url(url)
+    writing = writing_engine(where)
+    try:
+        with writing.connect():  # makes a new SQLite file, which readers would not
+            reading = reading_engine(where)
+        return Ledger(writing=writing, reading=reading, writer=writer, keep_ns=keep_ns, clock=clock)
+    except (SQLAlchemyError, ConfigurationError) as error:
+        writing.dispose()
+        raise _unusable(where, error) from error
+
+
+def open_books(url: str) -> Books:
+    """Opens an existing ledger for reading, also while a proxy writes it.
+
+    Raises ConfigurationError if there is none, it cannot be reached, or its schema is another's.
+    """
+    where = database_url(url)
+    reading = reading_engine(where)
+    try:
+        with reading.begin() as connection:
+            check_version(connection)
+    except (SQLAlchemyError, ConfigurationError) as error:
+        reading.dispose()
+        raise _unusable(where, error) from error
+    return Books(reading)
+
+
+def _unusable(where: URL, error: Exception) -> ConfigurationError:
+    reason = str(error).splitlines()[0]
+    return ConfigurationError(f"the ledger {where.render_as_string(hide_password=True)} cannot be used: {reason}")

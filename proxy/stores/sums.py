@@ -1,0 +1,71 @@
+"""What the books add up to: plain values, whole microjoules; an imbalance is computed, never assumed."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """Sums over the requests that share `keys`; tokens are None where none of them is known. Energy in microjoules."""
+
+    keys: tuple[str, ...]
+    requests: int
+    energy_uj: int
+    token_share_uj: int
+    prefill_uj: int
+    decode_uj: int
+    shared_uj: int
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    completion_tokens: int | None
+
+    @property
+    def joules_per_output_token(self) -> float | None:
+        """All energy over all output tokens; undefined without any."""
+        return self.energy_uj / 1e6 / self.completion_tokens if self.completion_tokens else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accounts:
+    """Where the meters' energy went, in microjoules: the four accounts, and what the meters counted."""
+
+    requests_uj: int = 0
+    idle_uj: int = 0
+    unattributed_uj: int = 0
+    unmeasured_uj: int = 0
+    meter_uj: int = 0
+
+    @property
+    def imbalance_uj(self) -> int:
+        """Zero, or the books are wrong."""
+        return self.requests_uj + self.idle_uj + self.unattributed_uj + self.unmeasured_uj - self.meter_uj
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterIdentity:
+    """A meter that the books know; the fields are those of the port Meter."""
+
+    meter: str
+    gpu: str
+    kind: str
+    estimated: bool
+    description: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendBalance:
+    """One backend's books since they began. rows_uj: the sum over its request rows, kept and retired."""
+
+    backend: str
+    meters: tuple[MeterIdentity, ...]
+    accounts: Accounts
+    rows_uj: int
+
+    @property
+    def rows_imbalance_uj(self) -> int:
+        """What the requests hold beyond the account `requests`; zero, or the books are wrong."""
+        return self.rows_uj - self.accounts.requests_uj
+
+    @property
+    def imbalance_uj(self) -> int:
+        """Both differences, without letting one hide the other; zero, or the books are wrong."""
+        return abs(self.accounts.imbalance_uj) + abs(self.rows_imbalance_uj)

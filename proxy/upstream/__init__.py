@@ -1,0 +1,1 @@
+"""The vLLM side: one file per thing that talks to an engine."""

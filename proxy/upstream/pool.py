@@ -1,0 +1,57 @@
+"""Which backend takes a request: the least busy among those that are up and serve its model."""
+
+from dataclasses import dataclass, field
+
+from proxy.errors import NoBackend
+from proxy.wire.answer import Fingerprint
+
+FAILURES_TO_EJECT = 2
+"""Health checks in a row that must fail; a refused connection counts at once."""
+
+
+@dataclass(slots=True)
+class Member:
+    """One backend's state. `models` is None until it has told them; `up` changes in this file only."""
+
+    name: str
+    up: bool = True
+    models: frozenset[str] | None = None
+    outstanding: int = 0
+    failures: int = 0
+    fingerprint: Fingerprint = field(default_factory=Fingerprint)
+
+
+class Pool:
+    """The members, in the order of the settings."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.members = {name: Member(name) for name in names}
+
+    def choose(self, model: str | None, *, without: frozenset[str] = frozenset()) -> Member:
+        """The least busy healthy member that serves the model.
+
+        A model nobody is known to serve goes to any healthy member: that engine's own answer (404, or an adapter
+        loaded a moment ago) is better than a guess. Raises NoBackend when none is up.
+        """
+        able = [member for member in self.members.values() if member.up and member.name not in without]
+        if not able:
+            names = ", ".join(self.members)
+            raise NoBackend(f"No backend is up ({names}). Start vLLM or check the backends setting, then try again.")
+        serving = [member for member in able if member.models and model in member.models]
+        return min(serving or able, key=lambda member: member.outstanding)
+
+    def refused(self, name: str) -> None:
+        """A connection could not be made: out until a health check succeeds."""
+        self.members[name].up = False
+
+    def checked(self, name: str, healthy: bool, models: frozenset[str] | None = None) -> bool:
+        """Takes in a health check; True when it changed whether the member is up."""
+        member = self.members[name]
+        before = member.up
+        if healthy:
+            member.failures, member.up = 0, True
+            member.models = models if models is not None else member.models
+        else:
+            member.failures += 1
+            member.up = member.up and member.failures < FAILURES_TO_EJECT
+        return member.up != before

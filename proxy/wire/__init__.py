@@ -1,0 +1,1 @@
+"""What the bytes mean. Pure: bytes in, values out; no sockets, no clock."""

@@ -1,0 +1,108 @@
+"""
+Idle power is learnt from quiet windows; unseen traffic is what the engine counts in excess.
+"""
+
+from proxy.accounting.activity import Span
+from proxy.accounting.attribution import split
+from proxy.accounting.idle import IdlePower
+from proxy.accounting.unseen import EngineCounters, SeenTokens, UnseenTraffic, UnseenWatch
+from tests.accounting.flights import WEIGHTS, ms, stream, window
+
+
+def engine(at_s: float, generation: float, prompt: float = 0, running: float = 1) -> EngineCounters:
+    return EngineCounters(ms(at_s * 1000), running, 0, generation, prompt)
+
+
+def test_idle_power_is_the_mean_of_quiet_windows() -> None:
+    """
+    Unknown until a quiet window was seen; then it follows slowly.
+    """
+    idle = IdlePower()
+    assert None is idle.watts
+
+    idle.learn(window(0, 100, 8.0))
+    idle.learn(window(100, 200, 16.0))
+
+    assert 80.0 < (idle.watts or 0) < 81.0
+
+
+def test_the_warm_second_after_work_is_not_idle_power() -> None:
+    """
+    Clocks and leakage need a moment: such windows teach nothing.
+    """
+    idle = IdlePower()
+    idle.worked_until(ms(0))
+
+    idle.learn(window(500, 600, 30.0))
+    assert None is idle.watts
+
+    idle.learn(window(1000, 1100, 9.0))
+    assert 90.0 == idle.watts
+
+
+def test_all_tokens_seen_means_no_stranger() -> None:
+    """
+    Equal counts, and small differences of arrival, are nobody's.
+    """
+    watch = UnseenWatch()
+    watch.compare(engine(0, 0), SeenTokens(0, 0, 0))
+
+    assert None is watch.compare(engine(1, 105), SeenTokens(0, 100, 0))
+    assert None is watch.compare(engine(2, 205), SeenTokens(0, 205, 0))
+
+
+def test_excess_tokens_are_a_stranger() -> None:
+    """
+    What the engine generated beyond ours appears as unseen traffic over the time between two scrapes.
+    """
+    watch = UnseenWatch()
+    watch.compare(engine(0, 0), SeenTokens(0, 0, 0))
+
+    found = watch.compare(engine(1, 300, prompt=50, running=3), SeenTokens(10, 100, 0))
+
+    assert UnseenTraffic(Span(ms(0), ms(1000)), 40.0, 200.0, 3.0) == found
+
+
+def test_an_open_silent_answer_defers_the_judgement() -> None:
+    """
+    Its tokens are counted by the engine and not yet by us, so nothing is concluded until it ends.
+    """
+    watch = UnseenWatch()
+    watch.compare(engine(0, 0), SeenTokens(0, 0, 0))
+
+    assert None is watch.compare(engine(1, 300), SeenTokens(0, 0, 1))
+    assert None is watch.compare(engine(2, 400), SeenTokens(0, 400, 0))
+
+
+def test_a_slow_trickle_is_found_in_the_end() -> None:
+    """
+    Small excesses are carried, not forgotten.
+    """
+    watch = UnseenWatch()
+    watch.compare(engine(0, 0), SeenTokens(0, 0, 0))
+    found = [watch.compare(engine(second, 5 * second), SeenTokens(0, 0, 0)) for second in range(1, 8)]
+
+    assert any(found)
+
+
+def test_a_restarted_engine_starts_the_comparison_anew() -> None:
+    """
+    A counter that fell is a new life, not negative traffic.
+    """
+    watch = UnseenWatch()
+    watch.compare(engine(0, 5000), SeenTokens(0, 0, 0))
+
+    assert None is watch.compare(engine(1, 10), SeenTokens(0, 0, 0))
+
+
+def test_strangers_pay_into_unattributed() -> None:
+    """
+    A stranger with the same decode as ours takes half of the window out of our bill.
+    """
+    ours = stream("ours", prompt=512, tokens=100, first=0.001, step=10)
+    theirs = UnseenTraffic(Span(ms(100), ms(200)), prompt=0, decode=10, sequences=1)
+
+    result = split(window(100, 200, 10.0), [ours], weights=WEIGHTS, unseen=theirs)
+
+    assert 0 == result.imbalance
+    assert abs(result.unattributed - 5_000_000) < 100_000

@@ -1,0 +1,88 @@
+"""
+Samples become windows that touch, never overlap, and lose nothing.
+"""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.accounting.samples import Sample, Timeline, Window
+from proxy.accounting.units import Microjoules, Nanoseconds
+
+
+def sample(at_ms: int, counter: int, power_w: float | None = None) -> Sample:
+    return Sample(Nanoseconds(at_ms * 1_000_000), Microjoules(counter), power_w)
+
+
+@given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 10**9)), max_size=60))
+def test_windows_cover_the_counter_exactly(steps: list[tuple[int, int]]) -> None:
+    """
+    However late the sampler wakes, the windows add up to last minus first counter, and each begins where one ended.
+    """
+    timeline = Timeline("m")
+    at, counter = 0, 5_000
+    timeline.accept(sample(at, counter))
+    windows = []
+    for wait, energy in steps:
+        at, counter = at + wait, counter + energy
+        closed = timeline.accept(sample(at, counter))
+        windows += [closed] if closed else []
+
+    assert counter - 5_000 == sum(window.energy for window in windows)
+    assert all(left.end == right.start for left, right in zip(windows, windows[1:], strict=False))
+
+
+def test_a_standing_counter_closes_no_window() -> None:
+    """
+    Only a change is an edge: the time of standing still belongs to the next window.
+    """
+    timeline = Timeline("m")
+    timeline.accept(sample(0, 100))
+
+    assert None is timeline.accept(sample(50, 100))
+    assert Window("m", Nanoseconds(0), Nanoseconds(100_000_000), Microjoules(7)) == timeline.accept(sample(100, 107))
+
+
+def test_a_reset_is_bridged_by_the_last_power_and_flagged() -> None:
+    """
+    A counter that falls gives a bridged window of power times time, never a negative or silent zero.
+    """
+    timeline = Timeline("m")
+    timeline.accept(sample(0, 1_000_000))
+    timeline.accept(sample(100, 6_000_000))  # 50 W
+
+    window = timeline.accept(sample(200, 10))
+
+    assert Window("m", Nanoseconds(100_000_000), Nanoseconds(200_000_000), Microjoules(5_000_000), True) == window
+    assert 1 == timeline.resets
+
+
+def test_a_reset_before_any_power_is_known_makes_no_figure() -> None:
+    """
+    Without a power there is nothing to bridge with: no window rather than a made-up one.
+    """
+    timeline = Timeline("m")
+    timeline.accept(sample(0, 1_000_000))
+
+    assert None is timeline.accept(sample(100, 10))
+    assert Microjoules(5) == timeline.accept(sample(200, 15)).energy  # type: ignore[union-attr]
+
+
+def test_the_meters_own_power_is_preferred_for_the_bridge() -> None:
+    """
+    A power reading taken after the reset says more than the mean before it.
+    """
+    timeline = Timeline("m")
+    timeline.accept(sample(0, 1_000_000))
+    timeline.accept(sample(100, 6_000_000))
+
+    assert 20_000_000 == timeline.accept(sample(200, 10, power_w=200.0)).energy  # type: ignore[union-attr]
+
+
+def test_a_repeated_sample_is_ignored() -> None:
+    """
+    A sample not later than the last one cannot close a window.
+    """
+    timeline = Timeline("m")
+    timeline.accept(sample(100, 10))
+
+    assert None is timeline.accept(sample(100, 20))

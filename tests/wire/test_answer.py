@@ -1,0 +1,163 @@
+"""
+What the client sees of a stream is what the engine would have sent it, wherever the network cuts the bytes.
+"""
+
+import pytest
+
+from proxy.wire.answer import Fingerprint, StreamTap
+from proxy.wire.ask import read_ask
+
+HEAD = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":'
+ROLE = b'[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
+TAIL = b',"prompt_token_ids":null,"prompt_text":null}\n\n'
+PRINT = b',"system_fingerprint":"vllm-x"'
+
+
+def word(index: int, text: bytes, finish: bytes = b"null") -> bytes:
+    return b'[{"index":%d,"delta":{"content":"%s"},"logprobs":null,"finish_reason":%s,"token_ids":null}]' % (
+        index,
+        text,
+        finish,
+    )
+
+
+def counted(completion: int) -> bytes:
+    return (
+        b',"usage":{"prompt_tokens":10,"total_tokens":%d,"completion_tokens":%d,"completion_tokens_details":null}'
+        % (
+            10 + completion,
+            completion,
+        )
+    )
+
+
+ENGINE = b"".join(
+    [
+        HEAD + ROLE + counted(0) + TAIL,
+        HEAD + word(0, b' a,\\"usage\\":{') + counted(1) + b"}\n\n",
+        HEAD + word(1, b" b") + counted(1) + b"}\n\n",
+        HEAD + word(0, b" c", b'"length"') + counted(2) + b"}\n\n",
+        HEAD + word(1, b"\xef\xbf\xbd") + counted(2) + b"}\n\n",
+        HEAD + word(1, b" d", b'"length"') + counted(3) + b"}\n\n",
+        HEAD + b'[],"usage":{"prompt_tokens":10,"total_tokens":15,"completion_tokens":5,'
+        b'"prompt_tokens_details":{"cached_tokens":4}}' + PRINT + b"}\n\n",
+        b"data: [DONE]\n\n",
+    ]
+)
+PLAIN = b"".join(
+    [
+        HEAD + ROLE + TAIL,
+        HEAD + word(0, b' a,\\"usage\\":{') + b"}\n\n",
+        HEAD + word(1, b" b") + b"}\n\n",
+        HEAD + word(0, b" c", b'"length"') + PRINT + b"}\n\n",
+        HEAD + word(1, b"\xef\xbf\xbd") + b"}\n\n",
+        HEAD + word(1, b" d", b'"length"') + PRINT + b"}\n\n",
+    ]
+)
+
+
+def relayed(options: bytes, pieces: list[bytes], fingerprint: Fingerprint) -> tuple[bytes, StreamTap]:
+    body = b'{"model":"m","stream":true,"messages":[],"n":2' + options + b"}"
+    tap = StreamTap(read_ask("POST", "/v1/chat/completions", body), fingerprint)
+    seen = b"".join(tap.feed(piece) for piece in pieces)
+    return seen + tap.finish(b'{"energy_joules":1.0}', comment=b": energy {}", in_usage=False), tap
+
+
+@pytest.mark.parametrize("known", [None, PRINT], ids=["fingerprint unknown", "fingerprint known"])
+@pytest.mark.parametrize("cut", [1, 2, 3, 7, 64, 300, 10_000])
+def test_hidden_usage_leaves_the_plain_stream(cut: int, known: bytes | None) -> None:
+    """
+    Without stream_options the client gets the plain stream and one comment line.
+    """
+    pieces = [ENGINE[start : start + cut] for start in range(0, len(ENGINE), cut)]
+
+    seen, tap = relayed(b"", pieces, Fingerprint(known))
+
+    assert PLAIN + b": energy {}\ndata: [DONE]\n\n" == seen
+    assert (10, 4, 5) == (tap.counts.prompt, tap.counts.cached, tap.counts.completion)
+
+
+@pytest.mark.parametrize("cut", range(0, len(ENGINE), 5))
+def test_any_cut_in_two_gives_the_same_bytes(cut: int) -> None:
+    """
+    Where the network splits the stream does not matter.
+    """
+    seen, _ = relayed(b"", [ENGINE[:cut], ENGINE[cut:]], Fingerprint())
+
+    assert PLAIN + b": energy {}\ndata: [DONE]\n\n" == seen
+
+
+def test_include_usage_alone_shows_only_the_last_usage() -> None:
+    """
+    Running usage is taken out, the final chunk stays, and fingerprints stay where the engine put them.
+    """
+    seen, _ = relayed(b',"stream_options":{"include_usage":true}', [ENGINE], Fingerprint())
+
+    final = ENGINE[ENGINE.index(HEAD + b"[]") : ENGINE.index(b"data: [DONE]")]
+    assert PLAIN.replace(PRINT, b"") + final + b": energy {}\ndata: [DONE]\n\n" == seen
+
+
+def test_continuous_usage_is_passed_as_it_came() -> None:
+    """
+    Who asked for everything gets every byte.
+    """
+    options = b',"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
+
+    seen, _ = relayed(options, [ENGINE], Fingerprint())
+
+    assert ENGINE.replace(b"data: [DONE]", b": energy {}\ndata: [DONE]") == seen
+
+
+def test_energy_in_usage_on_request() -> None:
+    """
+    With x-energy: usage the object stands in the usage chunk, which is shown then.
+    """
+    body = b'{"model":"m","stream":true,"messages":[]}'
+    tap = StreamTap(read_ask("POST", "/v1/chat/completions", body, usage_wanted=True), Fingerprint())
+    tap.feed(ENGINE)
+
+    closing = tap.finish(b'{"energy_joules":1.0}', comment=b": energy {}", in_usage=True)
+
+    assert b'"cached_tokens":4},"energy":{"energy_joules":1.0}}' + PRINT + b"}\n\ndata: [DONE]\n\n" in closing
+
+
+def test_an_error_event_is_passed_and_noted() -> None:
+    """
+    The engine's own words reach the client; the stream counts as failed.
+    """
+    broken = b'data: {"error": {"message": "EngineCore encountered an issue.", "code": 500}}\n\ndata: [DONE]\n\n'
+
+    seen, tap = relayed(b"", [broken], Fingerprint())
+
+    assert broken.replace(b"data: [DONE]", b": energy {}\ndata: [DONE]") == seen
+    assert tap.failed
+
+
+def test_responses_stream_ends_with_its_own_event() -> None:
+    """
+    /v1/responses has no [DONE]: the comment stands before the completed event, whose usage is counted.
+    """
+    delta = b'event: response.output_text.delta\ndata: {"delta":" a","type":"response.output_text.delta"}\n\n'
+    end = (
+        b'event: response.completed\ndata: {"response":{"id":"r","usage":{"input_tokens":8,"input_tokens_details":'
+        b'{"cached_tokens":2},"output_tokens":4},"user":null},"type":"response.completed"}\n\n'
+    )
+    ask = read_ask("POST", "/v1/responses", b'{"model":"m","input":"x","stream":true}')
+    tap = StreamTap(ask, Fingerprint())
+
+    seen = tap.feed(delta + delta) + tap.feed(end)
+    closing = tap.finish(b"{}", comment=b": energy {}", in_usage=False)
+
+    assert (delta + delta, b": energy {}\n" + end) == (seen, closing)
+    assert (8, 2, 4) == (tap.counts.prompt, tap.counts.cached, tap.counts.completion)
+
+
+def test_a_cut_stream_is_not_complete_and_keeps_its_rest() -> None:
+    """
+    What the backend left unfinished is not thrown away.
+    """
+    ask = read_ask("POST", "/v1/chat/completions", b'{"model":"m","stream":true}')
+    tap = StreamTap(ask, Fingerprint())
+    tap.feed(ENGINE[:100])
+
+    assert (False, ENGINE[:100]) == (tap.complete, tap.rest)
