@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from proxy.accounting.attribution import Policy, Share
+from proxy.accounting.activity import Span, presence
+from proxy.accounting.attribution import Policy, Share, Split
 from proxy.accounting.flight import Flight
 from proxy.accounting.postings import RequestRow, State
-from proxy.accounting.samples import Window
 from proxy.accounting.units import Nanoseconds
 
 
@@ -13,7 +13,7 @@ from proxy.accounting.units import Nanoseconds
 class Bill:
     """A flight with who pays for it and what it has cost; energies in microjoules only ever grow.
 
-    started_at_unix_ns: wall clock, for people. metered_uj: what the meters read while it ran.
+    started_at_unix_ns: wall clock, for people. metered_uj: active energy of the windows it ran in.
     added_ns: latency this proxy added before the first byte. unmeasured: part of its energy is not known.
     changed: charged since its row was last written.
     """
@@ -46,12 +46,11 @@ class Bill:
         self.token_share_uj += share.token_share
         self.changed = True
 
-    def saw(self, window: Window) -> None:
-        """Adds what the meter read while this request ran, as far as the window overlaps it."""
-        end = window.end if self.flight.ended is None else min(window.end, self.flight.ended)
-        overlap = end - max(window.start, self.flight.sent)
-        if overlap > 0:
-            self.metered_uj += window.energy * overlap // (window.end - window.start)
+    def was_in(self, split: Split) -> None:
+        """Adds the active energy of a window in which this request ran: the whole of which its share is a part."""
+        window = split.window
+        if presence(self.flight, Span(window.start, window.end)) is not None:
+            self.metered_uj += window.energy - split.idle
 
     def duration_ns(self, now: Nanoseconds) -> Nanoseconds:
         """From sending to the last byte, or to now."""

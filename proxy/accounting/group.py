@@ -49,7 +49,7 @@ class MeterState:
 
 @dataclass(frozen=True, slots=True)
 class Provisional:
-    """A figure before settlement, in microjoules by phase; `metered` is what the meters read meanwhile."""
+    """A figure before settlement, in microjoules by phase; `metered` is the active energy meanwhile."""
 
     prefill: int
     decode: int
@@ -186,7 +186,7 @@ class Group:
             for phase in ("prefill", "decode", "shared"):
                 self.tallies.energy_by_model_phase[bill.model, phase] += getattr(share, phase)
         for bill in self.bills.values():
-            bill.saw(result.window)
+            bill.was_in(result)
         if result.kappa is not None:
             self.kappa = result.kappa if self.kappa is None else self.kappa + 0.1 * (result.kappa - self.kappa)
 
@@ -258,7 +258,7 @@ class Group:
             rest_j = power_w * span.length / 1e9 * flight.sequences / max(held, flight.sequences)
             scale = rest_j / sum(parts) if sum(parts) else 0.0
         rest = [round(part * scale * 1e6) for part in parts]
-        return so_far.plus(*rest, metered=round((power_w or 0.0) * span.length / 1e3))
+        return so_far.plus(*rest, metered=max(sum(rest), round((power_w or 0.0) * span.length / 1e3)))
 
     def changed_bills(self) -> Sequence[Bill]:
         """Open bills charged since they were last asked for; asking resets the mark."""

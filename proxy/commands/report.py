@@ -15,8 +15,8 @@ from proxy.commands.statement import Idle, Statement, draw_up
 from proxy.errors import ConfigurationError
 from proxy.stores import open_books
 from proxy.stores.books import Key
+from proxy.stores.schema import NS_PER_HOUR
 
-_NS_PER_HOUR = 3_600_000_000_000
 _HOURS = {"h": 1, "d": 24, "w": 168}
 _PAPER_WIDTH = 160
 """Columns of a table that does not go to a terminal; a narrower one would cut figures off."""
@@ -77,11 +77,11 @@ def hour_of(text: str, now_unix_ns: int) -> int:
     """
     age = re.fullmatch(r"(\d{1,6})([hdw])", text.strip())
     if age:
-        at_ns = now_unix_ns - int(age[1]) * _HOURS[age[2]] * _NS_PER_HOUR
+        at_ns = now_unix_ns - int(age[1]) * _HOURS[age[2]] * NS_PER_HOUR
     else:
         moment = datetime.fromisoformat(text.strip())
         at_ns = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()) * 1_000_000_000
-    return at_ns // _NS_PER_HOUR * _NS_PER_HOUR
+    return at_ns // NS_PER_HOUR * NS_PER_HOUR
 
 
 def _hour(option: str, text: str | None, now_unix_ns: int) -> int | None:

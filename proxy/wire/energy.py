@@ -28,7 +28,7 @@ def energy_object(
 ) -> dict[str, Any]:
     """The object; None stands for what is not known, never 0.
 
-    metered_uj: what the backend's meters read while the request ran; attribution_ratio is our part of it.
+    metered_uj: active energy of the windows the request ran in; attribution_ratio is its part of that.
     phases_uj: prefill, decode, share of fixed step cost. tokens: prompt, cached, completion.
     """
     energy_j = None if energy_uj is None else joules(energy_uj)
