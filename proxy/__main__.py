@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 import proxy
+from proxy.commands.report import report
 from proxy.errors import JouleproxyError
 
 app = typer.Typer(
@@ -95,6 +96,50 @@ def meters(
     from proxy.commands.meters import meters as run
 
     raise typer.Exit(run(seconds, _out))
+
+
+app.command()(report)
+
+
+@app.command()
+def demo(
+    model: Annotated[str, typer.Option(help="Folder or hub name that vLLM serves; `deploy/demo` makes a tiny one.")],
+    vllm: Annotated[str, typer.Option(help="The vllm executable.")] = "vllm",
+    served_name: Annotated[str | None, typer.Option(help="Name clients use. Default: the model's folder name")] = None,
+    rate: Annotated[float, typer.Option(min=0.01, help="Requests per second.")] = 2.0,
+    duration: Annotated[float, typer.Option(min=1, help="Seconds of load.")] = 60.0,
+    once: Annotated[bool, typer.Option("--once", help="End after the table instead of running until Ctrl-C.")] = False,
+    meter: Annotated[str, typer.Option(help="As for serve.")] = "auto",
+    port: Annotated[int, typer.Option(help="Traffic port; another is taken if it is busy.")] = 8080,
+    admin_port: Annotated[int, typer.Option(help="Admin port; another is taken if it is busy.")] = 9464,
+    engine_port: Annotated[int, typer.Option(help="vLLM's port; another is taken if it is busy.")] = 8000,
+    folder: Annotated[Path, typer.Option(help="Where each run puts its ledger and logs.")] = Path(".demo/runs"),
+    cpu: Annotated[
+        bool | None, typer.Option("--cpu/--gpu", help="Flags for vLLM's CPU build. Default: cpu without an NVIDIA GPU")
+    ] = None,
+) -> None:
+    """Start a real vLLM and the proxy, replay a minute of real traffic's bins, and show what it cost.
+
+    `deploy/demo` in the repository installs everything first and then runs this.
+    """
+    from proxy.commands.demo import DemoOptions
+    from proxy.commands.demo import demo as run
+
+    options = DemoOptions(
+        vllm=vllm,
+        model=model,
+        served_name=served_name or Path(model).name,
+        folder=folder,
+        rate_per_s=rate,
+        duration_s=duration,
+        once=once,
+        on_cpu=not Path("/dev/nvidia0").exists() if cpu is None else cpu,
+        meter=meter,
+        port=port,
+        admin_port=admin_port,
+        engine_port=engine_port,
+    )
+    raise typer.Exit(run(options, _out))
 
 
 def _fail(message: str) -> None:

@@ -56,7 +56,7 @@ class Share:
 class Split:
     """A window divided. The law holds by construction and is checked all the same.
 
-    kappa: measured over predicted joules of the active part; None when nothing was predicted.
+    predicted_j: joules the weights predicted for what was active.
     """
 
     window: Window
@@ -64,7 +64,12 @@ class Split:
     idle: Microjoules
     unattributed: Microjoules
     unmeasured: Microjoules
-    kappa: float | None
+    predicted_j: float = 0.0
+
+    @property
+    def active(self) -> Microjoules:
+        """The window without idle and unmeasured: what somebody's work cost."""
+        return Microjoules(self.window.energy - self.idle - self.unmeasured)
 
     @property
     def requests(self) -> Microjoules:
@@ -113,7 +118,7 @@ def _unseen_work(unseen: UnseenTraffic, window: Span, crowd: Crowd) -> Work:
 def unmeasured(window: Window) -> Split:
     """The whole window to `unmeasured`: bridged over a reset, or too long for its requests to be known."""
     nothing = Microjoules(0)
-    return Split(window, (), nothing, nothing, window.energy, None)
+    return Split(window, (), nothing, nothing, window.energy)
 
 
 def idle_energy(window: Window, covered_ns: int, idle_w: float | None) -> Microjoules:
@@ -168,7 +173,7 @@ def _divide(
     # A policy blind to what ran (output tokens in a prefill) must not lose energy: the next one that sees it decides.
     chosen = _first_that_sees(chosen, forecast)
     if sum(chosen) <= 0 or active == 0:
-        return Split(window, (), idle, Microjoules(active), Microjoules(0), None)
+        return Split(window, (), idle, Microjoules(active), Microjoules(0))
     energies = apportion(active, chosen)
     plain = apportion(active, _first_that_sees([work.tokens for work in works], forecast, chosen))
     shares = tuple(
@@ -176,8 +181,7 @@ def _divide(
         for flight, energy, parts, token_share in zip(flights, energies[:-1], phases[:-1], plain[:-1], strict=True)
         if energy or token_share
     )
-    kappa = active / 1e6 / sum(forecast) if sum(forecast) > 0 else None
-    return Split(window, shares, idle, energies[-1], Microjoules(0), kappa)
+    return Split(window, shares, idle, energies[-1], Microjoules(0), sum(forecast))
 
 
 def _first_that_sees(*candidates: list[float]) -> list[float]:

@@ -8,17 +8,20 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from proxy.accounting.activity import Crowd, Span, presence, work_in
-from proxy.accounting.attribution import Policy, Split, predicted, split, unmeasured
+from proxy.accounting.activity import Span
+from proxy.accounting.attribution import Policy, Split, split, unmeasured
 from proxy.accounting.bill import Bill
 from proxy.accounting.books import Accounts, Tallies
 from proxy.accounting.flight import Flight
 from proxy.accounting.idle import IdlePower
+from proxy.accounting.provisional import Provisional, forecast
 from proxy.accounting.samples import Sample, Timeline, Window
-from proxy.accounting.units import SECOND, Microjoules, Nanoseconds
+from proxy.accounting.units import SECOND, Microjoules, Nanoseconds, joules
 from proxy.accounting.unseen import EngineCounters, SeenTokens, UnseenTraffic, UnseenWatch
 from proxy.accounting.weights import Weights
 
+FADE = 0.98
+"""What a window leaves of the sums that make kappa: about the last fifty windows count."""
 STALLED_WAIT = Nanoseconds(2 * SECOND)
 """A stream that gave tokens and then none for this long holds no window open any more."""
 
@@ -47,25 +50,6 @@ class MeterState:
     last_power_w: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Provisional:
-    """A figure before settlement, in microjoules by phase; `metered` is the active energy meanwhile."""
-
-    prefill: int
-    decode: int
-    shared: int
-    metered: int
-
-    @property
-    def energy(self) -> int:
-        """Sum of the phases."""
-        return self.prefill + self.decode + self.shared
-
-    def plus(self, prefill: int, decode: int, shared: int, *, metered: int) -> "Provisional":
-        """With a predicted rest added."""
-        return Provisional(self.prefill + prefill, self.decode + decode, self.shared + shared, self.metered + metered)
-
-
 class Group:
     """The state of one group; every method runs on the same thread.
 
@@ -91,7 +75,7 @@ class Group:
         self.policy: Policy = policy
         self.grade = grade
         self.estimated = estimated
-        self.kappa: float | None = None
+        self._measured_j = self._predicted_j = 0.0
         self.engine: EngineCounters | None = None
         self._patience = patience
         self._unseen_watch = UnseenWatch()
@@ -187,8 +171,14 @@ class Group:
                 self.tallies.energy_by_model_phase[bill.model, phase] += getattr(share, phase)
         for bill in self.bills.values():
             bill.was_in(result)
-        if result.kappa is not None:
-            self.kappa = result.kappa if self.kappa is None else self.kappa + 0.1 * (result.kappa - self.kappa)
+        if result.predicted_j > 0:
+            self._measured_j = FADE * self._measured_j + joules(result.active)
+            self._predicted_j = FADE * self._predicted_j + result.predicted_j
+
+    @property
+    def kappa(self) -> float | None:
+        """Measured over predicted joules of recent windows, as a ratio of fading sums; None before there was work."""
+        return self._measured_j / self._predicted_j if self._predicted_j > 0 else None
 
     @property
     def settled_until(self) -> Nanoseconds | None:
@@ -231,34 +221,17 @@ class Group:
         powers = [state.timeline.power_w for state in self.meters.values()]
         return sum(p for p in powers if p is not None) if powers and None not in powers else None
 
-    def provisional(self, bill: Bill, now: Nanoseconds) -> "Provisional | None":
-        """Energy so far: divided windows plus a prediction of the rest; None when nothing is known yet.
-
-        The rest is predicted joules times kappa, or before kappa is known the group's power over the sequences
-        present, in the phases' predicted ratio.
-        """
-        flight, reached = bill.flight, self.settled_until
-        so_far = Provisional(bill.prefill_uj, bill.decode_uj, bill.shared_uj, bill.metered_uj)
-        if not flight.metered_work:
-            return so_far
-        if reached is None:
-            return None
-        end = now if flight.ended is None else flight.ended
-        start = max(flight.sent, reached)
-        if end <= start:
-            return so_far
-        span, power_w = Span(start, Nanoseconds(end)), self.power_w()
-        held = sum(b.flight.sequences for b in self.bills.values() if presence(b.flight, span))
-        crowd = Crowd(span, [(span, float(max(held, flight.sequences)))])
-        parts = predicted(work_in(flight, span, crowd, self.weights, None), self.weights)
-        scale = self.kappa
-        if scale is None:
-            if power_w is None:
-                return None
-            rest_j = power_w * span.length / 1e9 * flight.sequences / max(held, flight.sequences)
-            scale = rest_j / sum(parts) if sum(parts) else 0.0
-        rest = [round(part * scale * 1e6) for part in parts]
-        return so_far.plus(*rest, metered=max(sum(rest), round((power_w or 0.0) * span.length / 1e3)))
+    def provisional(self, bill: Bill, now: Nanoseconds) -> Provisional | None:
+        """Energy of a request before its last windows are divided; None when nothing is known yet."""
+        return forecast(
+            bill,
+            now,
+            reached=self.settled_until,
+            flights=[other.flight for other in self.bills.values()],
+            weights=self.weights,
+            kappa=self.kappa,
+            power_w=self.power_w(),
+        )
 
     def changed_bills(self) -> Sequence[Bill]:
         """Open bills charged since they were last asked for; asking resets the mark."""

@@ -9,9 +9,10 @@ ledger.py    the writer thread
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from sqlalchemy import URL
+from sqlalchemy import URL, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxy.errors import ConfigurationError
@@ -30,13 +31,10 @@ def open_store(
     """
     where = database_url(url)
     writing = writing_engine(where)
-    try:
+    with _usable(where, writing):
         with writing.connect():  # makes a new SQLite file, which readers would not
             reading = reading_engine(where)
         return Ledger(writing=writing, reading=reading, writer=writer, keep_ns=keep_ns, clock=clock)
-    except (SQLAlchemyError, ConfigurationError) as error:
-        writing.dispose()
-        raise _unusable(where, error) from error
 
 
 def open_books(url: str) -> Books:
@@ -46,15 +44,19 @@ def open_books(url: str) -> Books:
     """
     where = database_url(url)
     reading = reading_engine(where)
-    try:
-        with reading.begin() as connection:
-            check_version(connection)
-    except (SQLAlchemyError, ConfigurationError) as error:
-        reading.dispose()
-        raise _unusable(where, error) from error
+    with _usable(where, reading), reading.begin() as connection:
+        check_version(connection)
     return Books(reading)
 
 
-def _unusable(where: URL, error: Exception) -> ConfigurationError:
-    reason = str(error).splitlines()[0]
-    return ConfigurationError(f"the ledger {where.render_as_string(hide_password=True)} cannot be used: {reason}")
+@contextmanager
+def _usable(where: URL, engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        engine.dispose()
+        if not isinstance(error, SQLAlchemyError | ConfigurationError):
+            raise
+        reason = str(error).splitlines()[0]
+        shown = where.render_as_string(hide_password=True)
+        raise ConfigurationError(f"the ledger {shown} cannot be used: {reason}") from error

@@ -64,7 +64,9 @@ def begin_term(connection: Connection, term: Term) -> None:
     check_version(connection)
     new_term = {"instance": term.instance, "sequence": 0}
     connection.execute(
-        upsert(writers).values(writer=term.writer, **new_term).on_conflict_do_update(["writer"], set_=new_term)
+        upsert(writers)
+        .values(writer=term.writer, **new_term)
+        .on_conflict_do_update(index_elements=["writer"], set_=new_term)
     )
     connection.execute(
         update(requests)
@@ -183,7 +185,7 @@ def _storable(value: object) -> object:
 def _upsert(connection: Connection, table: Table, values: Sequence[dict[str, Any]], keys: tuple[str, ...]) -> None:
     statement = inserter(connection)(table)
     changed = {name: statement.excluded[name] for name in values[0] if name not in keys}
-    connection.execute(statement.on_conflict_do_update(list(keys), set_=changed), list(values))
+    connection.execute(statement.on_conflict_do_update(index_elements=list(keys), set_=changed), list(values))
 
 
 def _add(connection: Connection, table: Table, values: Sequence[dict[str, Any]], amounts: Sequence[str]) -> None:
@@ -194,4 +196,4 @@ def _add(connection: Connection, table: Table, values: Sequence[dict[str, Any]],
         old, new = table.c[name], statement.excluded[name]
         added[name] = func.coalesce(old + new, old, new) if name in TOKENS else old + new
     keys = [column.name for column in table.primary_key]
-    connection.execute(statement.on_conflict_do_update(keys, set_=added), list(values))
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=added), list(values))

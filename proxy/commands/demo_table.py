@@ -1,0 +1,162 @@
+"""What a demo run found: the records joined with the load's own bins, checked, and shown as a table."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from proxy.accounting.units import joules
+
+ACCOUNTS = ("requests", "idle", "unattributed", "unmeasured")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request as the load generator knows it."""
+
+    request_id: str
+    bin: str
+    failed: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run: what was asked, what the ledger says of it, and the balance at that moment."""
+
+    asked: list[Asked]
+    records: dict[str, dict[str, Any]]
+    balance: dict[str, Any]
+
+    def problems(self) -> list[str]:
+        """What does not hold, in sentences; empty when everything does."""
+        found = []
+        failed = [one for one in self.asked if one.failed is not None]
+        if not self.asked:
+            found.append("no request was sent")
+        if failed:
+            found.append(f"{len(failed)} of {len(self.asked)} requests failed, the first with: {failed[0].failed}")
+        unsettled = [one for one in self.asked if one.failed is None and one.request_id not in self.records]
+        if unsettled:
+            found.append(f"{len(unsettled)} answered requests have no settled record, e.g. {unsettled[0].request_id}")
+        total = self.balance["total"]
+        if total["imbalance_microjoules"] or sum(total["accounts"].values()) != total["meter_microjoules"]:
+            found.append(f"the accounts do not add up to the meter: {json.dumps(total)}")
+        if (
+            not unsettled
+            and not failed
+            and self.asked
+            and not all(map(math.isfinite, per_token(self.records.values())))
+        ):
+            found.append("joules per output token is not finite")
+        return found
+
+
+def read_asked(outcomes: Path) -> list[Asked]:
+    """The load generator's outcomes file, one JSON object a line."""
+    lines = [json.loads(line) for line in outcomes.read_text().splitlines() if line.strip()]
+    return [Asked(line["request_id"], line["bin"], line["error"]) for line in lines]
+
+
+def per_token(records: Iterable[dict[str, Any]]) -> list[float]:
+    """Joules per output token of each record that has both; inf where energy came without a token."""
+    values = []
+    for record in records:
+        energy_j, tokens = record["energy_joules"], record["tokens"]["completion"]
+        if energy_j is not None and tokens is not None:
+            values.append(energy_j / tokens if tokens else math.inf)
+    return values
+
+
+def percentile(values: Sequence[float], percent: float) -> float | None:
+    """Nearest rank; None without values."""
+    return sorted(values)[max(0, math.ceil(percent / 100 * len(values)) - 1)] if values else None
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "—" if value is None else f"{value:,.{digits}f}"
+
+
+def _bins(run: Run) -> list[tuple[str, list[dict[str, Any]]]]:
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for one in run.asked:
+        if one.request_id in run.records:
+            grouped.setdefault(one.bin, []).append(run.records[one.request_id])
+    return sorted(grouped.items(), key=lambda item: -len(item[1]))
+
+
+def _bin_row(name: str, records: Sequence[dict[str, Any]]) -> list[str]:
+    energies = [record["energy_joules"] for record in records if record["energy_joules"] is not None]
+    tokens = per_token(records)
+    prompt = sum(record["tokens"]["prompt"] or 0 for record in records)
+    completion = sum(record["tokens"]["completion"] or 0 for record in records)
+    return [
+        name,
+        f"{len(records):,}",
+        f"{prompt:,}",
+        f"{completion:,}",
+        _number(sum(energies), 1),
+        _number(percentile(energies, 50), 2),
+        _number(percentile(energies, 95), 2),
+        _number(percentile(tokens, 50)),
+        _number(percentile(tokens, 95)),
+    ]
+
+
+def bins_table(run: Run, most: int) -> Table:
+    """Joules by (input, output) bin, the most frequent bins first, and all of them together."""
+    table = Table(
+        title="Energy by bin of the workload (J/token: joules per output token)",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        show_footer=True,
+    )
+    everything = _bin_row("all bins", list(run.records.values()))
+    heads = ("tokens in → out", "reqs", "prompt", "output", "joules", "J/req\np50", "\np95", "J/token\np50", "\np95")
+    for head, foot in zip(heads, everything, strict=True):
+        table.add_column(head, footer=foot, justify="right" if foot[0].isdigit() else "left", no_wrap=True)
+    bins = _bins(run)
+    for name, records in bins[:most]:
+        table.add_row(*_bin_row(name.removeprefix("in ").replace(" out ", " → "), records))
+    rest = [record for _, records in bins[most:] for record in records]
+    if rest:
+        table.add_row(*_bin_row(f"{len(bins) - most} further bins", rest))
+    return table
+
+
+def accounts_table(balance: dict[str, Any]) -> Table:
+    """Where the meter's energy went, in joules and microjoules."""
+    total = balance["total"]
+    meter = total["meter_microjoules"]
+    table = Table(title="Where the energy went", title_justify="left", box=None, pad_edge=False)
+    for head in ("account", "joules", "share", "µJ"):
+        table.add_column(head, justify="left" if head == "account" else "right")
+    for account in ACCOUNTS:
+        energy = total["accounts"][account]
+        share = f"{100 * energy / meter:.1f} %" if meter else "—"
+        table.add_row(account, _number(joules(energy), 1), share, f"{energy:,}")
+    table.add_section()
+    table.add_row("meter", _number(joules(meter), 1), "", f"{meter:,}")
+    return table
+
+
+def summary(run: Run, *, most_bins: int = 12) -> RenderableType:
+    """The whole result."""
+    meters = [meter for backend in run.balance["backends"] for meter in backend["meters"]]
+    parts: list[RenderableType] = [bins_table(run, most_bins), Text(), accounts_table(run.balance), Text()]
+    imbalance = run.balance["total"]["imbalance_microjoules"]
+    parts.append(Text(f"imbalance {imbalance} µJ", style="bold green" if imbalance == 0 else "bold red"))
+    for meter in meters:
+        text = Text(f"meter: {meter['kind']} {meter['gpu']}: {meter['description']}")
+        if meter["estimated"]:
+            text.stylize("black on yellow")
+        parts.append(text)
+    answered = sum(1 for one in run.asked if one.failed is None)
+    parts.append(Text(f"settled records: {len(run.records)} of {answered} answered requests"))
+    return Group(*parts)
