@@ -1,0 +1,1 @@
+"""Load generator: real, binned workloads replayed with Locust."""
