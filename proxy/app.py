@@ -69,7 +69,7 @@ class Service:
         self.engines = {backend.name: _engine(backend, settings) for backend in settings.backends}
         self.groups = {b.name: _group(b, self.meters[b.name], settings) for b in settings.backends}
         keep_ns = None if settings.retention_days is None else settings.retention_days * DAY_NS
-        self.store = open_store(settings.ledger, keep_ns=keep_ns)
+        self.store = open_store(settings.ledger, writer=settings.instance, keep_ns=keep_ns)
         self.registry = CollectorRegistry()
         histograms = RequestHistograms(self.registry)
         by_name = {meter.name: meter for meters in self.meters.values() for meter in meters}

@@ -109,3 +109,10 @@ class BackendTimeout(RequestError):
 
     status = 504
     code = "backend_timeout"
+
+
+class LedgerUnavailable(RequestError):
+    """The ledger's database does not answer reads now; postings wait and are not lost."""
+
+    status = 503
+    code = "ledger_unavailable"

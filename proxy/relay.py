@@ -20,6 +20,8 @@ from proxy.wire.headers import Headers, value_of
 from proxy.wire.sse import DONE, data_event
 
 _log = logging.getLogger(__name__)
+UNKNOWN = "unknown"
+"""The model of a request for a name that no engine is known to serve: what a client writes must not be a label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class Relay:
         tried: frozenset[str] = frozenset()
         while True:
             member = self._pool.choose(ask.model, without=tried)
-            bill = self._open(incoming, ask, member.name)
+            bill = self._open(incoming, ask, member)
             member.outstanding += 1
             try:
                 await self._attempt(incoming, ask, member, bill, client)
@@ -80,6 +82,9 @@ class Relay:
                 bill.flight.end(self._clock(), "error")
                 if len(tried) == len(self._engines):
                     raise
+            except (BackendFailed, BackendTimeout):
+                bill.flight.end(self._clock(), "partial")
+                raise
             except asyncio.CancelledError:
                 bill.flight.end(self._clock(), "aborted")
                 raise
@@ -87,7 +92,7 @@ class Relay:
                 bill.flight.end(self._clock(), "error")
                 member.outstanding -= 1
 
-    def _open(self, incoming: Incoming, ask: Ask, backend: str) -> Bill:
+    def _open(self, incoming: Incoming, ask: Ask, member: Member) -> Bill:
         flight = Flight(
             row=uuid.uuid4().hex,
             request_id=incoming.request_id,
@@ -97,12 +102,12 @@ class Relay:
             silent=not ask.stream,
             metered_work=ask.work,
         )
-        group = self._groups[backend]
+        group = self._groups[member.name]
         bill = Bill(
             flight=flight,
             tenant=incoming.tenant,
-            model=ask.model or "",
-            backend=backend,
+            model=ask.model if ask.model and ask.model in (member.models or ()) else UNKNOWN,
+            backend=member.name,
             endpoint=ask.endpoint,
             stream=ask.stream,
             policy=group.policy,
@@ -125,12 +130,9 @@ class Relay:
                 await self._whole(incoming, bill, answer, client)
 
     def _name_model(self, bill: Bill, ask: Ask, member: Member, status: int) -> None:
-        """Bounds the label: a name nobody serves is not kept, and a request without one went to the only model."""
-        known = member.models or frozenset()
-        if status >= 400 and ask.model not in known:
-            bill.model = "unknown"
-        elif not ask.model:
-            bill.model = next(iter(sorted(known)), "unknown")
+        """Bounds the label: a new name is taken once an engine answers to it; none at all means the first model."""
+        if status < 400:
+            bill.model = ask.model or next(iter(sorted(member.models or ())), UNKNOWN)
 
     async def _whole(self, incoming: Incoming, bill: Bill, answer: Answer, client: Client) -> None:
         body = b"".join([chunk async for chunk in answer.chunks])
@@ -178,8 +180,7 @@ class Relay:
         complete = tap.complete or (ask.path not in GENERATING and failure is None)
         if not complete and failure is None:
             failure = f"The backend {member.name} ended the stream before it was complete."
-        ended_well = failure is None and not tap.failed
-        flight.end(self._clock(), "ok" if ended_well else "partial" if flight.first else "error")
+        flight.end(self._clock(), "ok" if complete and not tap.failed else "partial")
         await client.send(self._closing(incoming, bill, tap, failure))
         await client.finish()
 

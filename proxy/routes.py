@@ -92,11 +92,11 @@ class AsgiClient:
         """Ends the body."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def refuse(self, error: RequestError) -> None:
-        """Answers with OpenAI's error object."""
+    async def refuse(self, error: RequestError, *, close: bool) -> None:
+        """Answers with OpenAI's error object. close: and ends the connection."""
         body = error_body(error.message, type=error.type, code=error.code, param=error.param)
-        length = str(len(body)).encode()
-        await self.start(error.status, [(b"content-type", b"application/json"), (b"content-length", length)])
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await self.start(error.status, [*headers, (b"connection", b"close")] if close else headers)
         await self.send(body)
         await self.finish()
 
@@ -151,26 +151,28 @@ class RelayEndpoint:
         given = value_of(headers, b"x-request-id")
         request_id = given.decode() if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         client = AsgiClient(send, request_id)
+        # A body that waits for "100 Continue" may never come: the connection cannot be used again after a refusal.
+        close = value_of(headers, b"expect") is not None
         try:
             incoming = await self._incoming(scope, receive, headers, request_id)
             await self._until_client_goes(incoming, client, receive)
         except ClientGone:
             return
         except RequestError as error:
-            await self._refuse(client, error)
+            await self._refuse(client, error, close)
         except Exception:
             _log.exception("request %s failed", request_id)
-            await self._refuse(client, RequestError("The proxy failed on this request; its log says more."))
+            await self._refuse(client, RequestError("The proxy failed on this request; its log says more."), close)
 
-    async def _refuse(self, client: AsgiClient, error: RequestError) -> None:
+    async def _refuse(self, client: AsgiClient, error: RequestError, close: bool) -> None:
         if client.started:
             _log.error("after the answer had begun: %s", error.message)
             raise error
-        await client.refuse(error)
+        await client.refuse(error, close=close)
 
     async def _incoming(self, scope: Scope, receive: Receive, headers: Headers, request_id: str) -> Incoming:
         path: str = scope["path"]
-        if not path.startswith(PASSED):
+        if not path.startswith(PASSED) or ".." in path.split("/"):
             raise NotFound(f"There is nothing at {path}. OpenAI's endpoints are below /v1/, e.g. /v1/chat/completions.")
         tenant = self._tenants.name_of(value_of(headers, b"authorization"))
         body = await read_body(receive, headers, self._max_body)

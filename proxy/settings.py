@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     ledger: str = Field(
         "sqlite:///jouleproxy.db", description="where rows are kept: sqlite:///FILE or postgresql+psycopg://…"
     )
+    instance: str = Field("main", min_length=1, description="this proxy's own name in a ledger that several share")
     tenants: tuple[Tenant, ...] = Field((), description="who may ask and is billed; empty: everybody is `default`")
     max_tenant_labels: int = Field(100, ge=1, description="tenants shown by name in metrics; the rest is `other`")
     max_body_mb: int = Field(32, ge=1, description="largest request body, in MiB; larger ones get 413")

@@ -94,8 +94,17 @@ class LiveProxy:
 
     def stop(self) -> int:
         """Asks it to end and gives its exit status."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def signal(self, signum: signal.Signals) -> None:
+        """Sends it a signal."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(signum)
+
+    def wait(self) -> int:
+        """Its exit status, once it has ended."""
+        assert self._process is not None
         return self._process.wait(20)
 
     def kill(self) -> None:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from proxy.accounting.units import Nanoseconds
 
 Outcome = Literal["ok", "error", "aborted", "partial"]
-"""ok: complete; error: refused or failed before a token; aborted: client left; partial: backend broke off."""
+"""ok: complete; error: refused, nothing was computed; aborted: client left; partial: backend broke off."""
 
 
 class Tick(NamedTuple):

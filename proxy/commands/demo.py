@@ -1,5 +1,6 @@
 """`jouleproxy demo`: a real vLLM, the proxy and a minute of real traffic's bins, on this machine, and what it cost."""
 
+import contextlib
 import os
 import sys
 import time
@@ -239,8 +240,10 @@ def _pointer(url: str, admin: str, model: str, folder: Path) -> str:
 
 def _keep_running(engine: Child, proxy: Child, console: Console) -> None:
     console.print("\nRunning until Ctrl-C.")
-    while True:
-        for child in (engine, proxy):
-            if child.ended is not None:
-                raise ChildFailed(f"{child.name} ended with status {child.ended}; see {child.log}")
-        time.sleep(0.5)
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            for child in (engine, proxy):
+                if child.ended is not None:
+                    raise ChildFailed(f"{child.name} ended with status {child.ended}; see {child.log}")
+            time.sleep(0.5)
+    console.print("\nstopping …")

@@ -78,8 +78,12 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
     return sorted(values)[max(0, math.ceil(percent / 100 * len(values)) - 1)] if values else None
 
 
-def _number(value: float | None, digits: int = 3) -> str:
-    return "—" if value is None else f"{value:,.{digits}f}"
+def _number(value: float | None, most_digits: int = 3) -> str:
+    """About four significant digits; a dash for what is not known."""
+    if value is None:
+        return "—"
+    whole = len(str(int(abs(value))))
+    return f"{value:,.{max(0, min(most_digits, 4 - whole))}f}"
 
 
 def _bins(run: Run) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -140,9 +144,9 @@ def accounts_table(balance: dict[str, Any]) -> Table:
     for account in ACCOUNTS:
         energy = total["accounts"][account]
         share = f"{100 * energy / meter:.1f} %" if meter else "—"
-        table.add_row(account, _number(joules(energy), 1), share, f"{energy:,}")
+        table.add_row(account, f"{joules(energy):,.1f}", share, f"{energy:,}")
     table.add_section()
-    table.add_row("meter", _number(joules(meter), 1), "", f"{meter:,}")
+    table.add_row("meter", f"{joules(meter):,.1f}", "", f"{meter:,}")
     return table
 
 

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, func, literal, select, union_all
+from sqlalchemy.exc import OperationalError
 
 from proxy.accounting.postings import RequestRow
+from proxy.errors import LedgerUnavailable
 from proxy.stores.schema import ACCOUNTS, AMOUNTS, NS_PER_HOUR, accounts, meters, requests, retired
 from proxy.stores.sums import Accounts, BackendBalance, MeterIdentity, Total
 
@@ -109,8 +111,13 @@ class Books:
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        with self._reading.begin() as connection:
-            yield connection
+        try:
+            with self._reading.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            raise LedgerUnavailable(
+                f"The ledger's database does not answer ({error.orig}); try again later."
+            ) from error
 
 
 class _Snapshot(Books):

@@ -47,6 +47,7 @@ class EngineClient:
         self, base_url: str, name: str, *, connect_timeout_s: float, answer_timeout_s: float, api_key: str | None = None
     ) -> None:
         self._base = base_url
+        self._path = httpx.URL(base_url).raw_path.rstrip(b"/")
         self._name = name
         self._own: Headers = [] if api_key is None else [(b"authorization", b"Bearer " + api_key.encode())]
         self._client = httpx.AsyncClient(
@@ -59,11 +60,13 @@ class EngineClient:
     async def ask(self, method: str, target: str, headers: Headers, body: bytes) -> AsyncIterator[Answer]:
         """One request; leaving the context closes the connection if the answer was not read to its end.
 
-        target: path with query. Raises Refused, BackendTimeout or BackendFailed.
+        target: path with query, sent as it is. Raises Refused, BackendTimeout or BackendFailed.
         """
         if self._own:
             headers = [*(pair for pair in headers if pair[0] != b"authorization"), *self._own]
-        request = httpx.Request(method, self._base + target, headers=headers, content=body)
+        # A URL would be normalised by httpx (dots resolved, characters quoted); the extension is not.
+        as_it_is = {"target": self._path + target.encode("latin-1")}
+        request = httpx.Request(method, self._base, headers=headers, content=body, extensions=as_it_is)
         with named_failures(self._name):
             response = await self._client.send(request, stream=True)
         try:

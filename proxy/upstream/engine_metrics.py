@@ -11,12 +11,12 @@ _SERIES = {
     "generation": rb"vllm:generation_tokens_total",
     "prompt": rb"vllm:prompt_tokens_total",
 }
+_VALUE = rb" ([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)(?= |\r?$)"
 _LINE = {
-    name: re.compile(rb"^" + series + rb"(?:\{[^}]*\})? ([0-9.eE+-]+)", re.MULTILINE)
-    for name, series in _SERIES.items()
+    name: re.compile(rb"^" + series + rb"(?:\{[^}]*\})?" + _VALUE, re.MULTILINE) for name, series in _SERIES.items()
 }
 _COMPUTED = re.compile(
-    rb'^vllm:prompt_tokens_by_source_total\{[^}]*source="local_compute"[^}]*\} ([0-9.eE+-]+)', re.MULTILINE
+    rb'^vllm:prompt_tokens_by_source_total\{[^}]*source="local_compute"[^}]*\}' + _VALUE, re.MULTILINE
 )
 
 

@@ -17,7 +17,8 @@ _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 _FINGERPRINT = re.compile(rb',\s*"system_fingerprint"\s*:\s*"[^"]*"')
 _ERROR = re.compile(rb'^\{\s*"error"\s*:')
-_RESPONSES_END = re.compile(rb'"type"\s*:\s*"response\.(completed|failed|incomplete)"')
+_TYPED_END = re.compile(rb'"type"\s*:\s*"(response\.(completed|failed|incomplete)|message_stop)"')
+"""The last event of /v1/responses and of /v1/messages, which know no [DONE]."""
 _DELTA = re.compile(rb"^event: [\w.]*delta\b")
 
 
@@ -89,7 +90,9 @@ class StreamTap:
 
     def _pass(self, event: bytes) -> bytes:
         data = data_of(event)
-        if data == DONE or _RESPONSES_END.search(data):
+        end = _TYPED_END.search(data)
+        if data == DONE or end:
+            self.failed = self.failed or (end is not None and end.group(2) == b"failed")
             return self._close(event, data)
         if _ERROR.match(data):
             self.failed = True

@@ -19,6 +19,10 @@ WITHOUT_WORK = frozenset(
 BYTES_PER_TOKEN = 4
 """A guess for the prompt's length until the engine says; English text and JSON overhead."""
 _WANTED = {"include_usage": True, "continuous_usage_stats": True}
+_FLAGS = dict.fromkeys(("1", "on", "t", "true", "y", "yes"), True) | dict.fromkeys(
+    ("0", "off", "f", "false", "n", "no"), False
+)
+"""Words that vLLM takes for a boolean (pydantic's lax mode), in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +57,12 @@ def read_ask(method: str, path: str, body: bytes, *, usage_wanted: bool = False)
     work = method == "POST" and path not in WITHOUT_WORK
     if fields is None:
         return Ask(path, endpoint, None, False, 1, len(body) // BYTES_PER_TOKEN, False, False, work, body)
-    stream = fields.get("stream") is True
+    stream = _flag(fields.get("stream")) or False
     asked = fields.get("stream_options")
     options = asked if isinstance(asked, dict) else {}
-    wants_usage = bool(options.get("include_usage"))
-    if stream and path in GENERATING and (asked is None or isinstance(asked, dict)):
+    wants_usage, wants_continuous = (_flag(options.get(name)) for name in _WANTED)
+    acceptable = (asked is None or isinstance(asked, dict)) and None not in (wants_usage, wants_continuous)
+    if stream and path in GENERATING and acceptable:
         body = _with_usage(body, fields, options)
     return Ask(
         path=path,
@@ -66,8 +71,8 @@ def read_ask(method: str, path: str, body: bytes, *, usage_wanted: bool = False)
         stream=stream,
         sequences=_sequences(fields),
         prompt_estimate=_prompt_estimate(fields),
-        wants_usage=wants_usage or usage_wanted,
-        wants_continuous=wants_usage and bool(options.get("continuous_usage_stats")),
+        wants_usage=bool(wants_usage) or usage_wanted,
+        wants_continuous=bool(wants_usage and wants_continuous),
         work=work,
         body=body,
     )
@@ -81,6 +86,15 @@ def _fields(body: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return fields if isinstance(fields, dict) else None
+
+
+def _flag(value: object) -> bool | None:
+    """A boolean as vLLM reads it; null and absent are False, and None is what the engine shall refuse itself."""
+    if isinstance(value, str):
+        return _FLAGS.get(value.lower())
+    if value is None or value in (0, 1):
+        return bool(value)
+    return None
 
 
 def _with_usage(body: bytes, fields: dict[str, Any], options: dict[str, Any]) -> bytes:

@@ -35,6 +35,17 @@ def test_own_options_are_kept_and_extended() -> None:
     assert (True, False) == (ask.wants_usage, ask.wants_continuous)
 
 
+@pytest.mark.parametrize("flag", [b"true", b"1", b"1.0", b'"yes"', b'"TRUE"'])
+def test_a_flag_is_whatever_the_engine_takes_for_one(flag: bytes) -> None:
+    """
+    vLLM reads booleans laxly, so a stream asked for by a word is a stream here too.
+    """
+    ask = read_ask("POST", CHAT, b'{"stream":' + flag + b',"stream_options":{"include_usage":' + flag + b"}}")
+
+    assert (True, True, False) == (ask.stream, ask.wants_usage, ask.wants_continuous)
+    assert json.loads(ask.body)["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+
+
 @pytest.mark.parametrize("options", [b"null", b"{}", b'{"include_usage":false}'])
 def test_a_refused_usage_is_still_hidden(options: bytes) -> None:
     """
@@ -51,8 +62,11 @@ def test_a_refused_usage_is_still_hidden(options: bytes) -> None:
     [
         (CHAT, b'{"model":"m"}'),
         ("/v1/responses", b'{"stream":true}'),
-        (CHAT, b'{"stream":"yes"}'),
+        (CHAT, b'{"stream":"perhaps"}'),
+        (CHAT, b'{"stream":"no"}'),
         (CHAT, b'{"stream":true,"stream_options":7}'),
+        (CHAT, b'{"stream":true,"stream_options":{"include_usage":"perhaps"}}'),
+        (CHAT, b'{"stream":true,"stream_options":{"continuous_usage_stats":[]}}'),
         (CHAT, b'{"broken'),
         (CHAT, b""),
         (CHAT, b"[1]"),

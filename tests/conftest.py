@@ -1,0 +1,43 @@
+"""Fixtures for all tests: a simulated vLLM for each test that wants one, and one real vLLM for the whole run."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests.engine.real import EngineNotInstalled, RealEngine, interpreter
+from tests.engine.simulated import SimulatedEngine
+
+# the same examples in every run, and no verdict on how fast a shared machine happens to be
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def simulated_engine() -> Iterator[SimulatedEngine]:
+    """A simulated vLLM that takes no time; tests that need other flags make their own."""
+    with SimulatedEngine() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def real_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
+    """The real vLLM server with the tiny model, started once per run; tests must leave it as it is."""
+    _require_engine()
+    with RealEngine(tmp_path_factory.mktemp("vllm") / "server.log") as engine:
+        yield engine
+
+
+@pytest.fixture
+def private_real_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
+    """A real vLLM server of the test's own, which it may kill; costs its start of half a minute every time."""
+    _require_engine()
+    with RealEngine(tmp_path_factory.mktemp("vllm-private") / "server.log") as engine:
+        yield engine
+
+
+def _require_engine() -> None:
+    try:
+        interpreter()
+    except EngineNotInstalled as error:
+        pytest.fail(str(error), pytrace=False)
