@@ -107,7 +107,7 @@ def prefill_span(flight: Flight, weights: Weights, now: Nanoseconds) -> Span | N
     elif not flight.silent:
         end = now if flight.ended is None else flight.ended
     else:
-        predicted = weights.step_s + weights.token_s * flight.uncached * flight.sequences
+        predicted = weights.step_s + weights.token_s * flight.computed
         steps = (flight.completion_tokens or 0) / flight.sequences
         if flight.ended is None:
             end = Nanoseconds(start + round(predicted * 1e9))
@@ -160,10 +160,10 @@ def step_rate(flights: Sequence[Flight], window: Span) -> float | None:
 
 def _add_prefill(work: Work, flight: Flight, span: Span, part: Span, share: float, rate: float | None) -> None:
     low, high = (part.start - span.start) / span.length, (part.end - span.start) / span.length
-    tokens = float(flight.uncached * flight.sequences)
-    cached = float(flight.cached_tokens or 0)
+    tokens = float(flight.computed)
+    cached, uncached = (flight.cached_tokens or 0) / flight.prompts, flight.uncached / flight.prompts
     work.prefill += tokens * (high - low)
-    work.prefill_context += tokens * (high - low) * (cached + flight.uncached * (low + high) / 2)
+    work.prefill_context += tokens * (high - low) * (cached + uncached * (low + high) / 2)
     work.tokens += flight.prompt * (high - low)
     alone = max(1, ceil(tokens / BATCHED_TOKENS)) * (high - low)
     steps = alone if rate is None else rate * part.length
@@ -198,7 +198,7 @@ def _add_decode(work: Work, flight: Flight, span: Span, part: Span, before: floa
     positions = tokens * (high - low)
     made = before + tokens * (low + high) / 2
     work.decode += positions
-    work.decode_context += positions * (flight.prompt + made / flight.sequences)
+    work.decode_context += positions * (flight.prompt / flight.prompts + made / flight.sequences)
     work.steps += positions * share
     work.tokens += positions
     work.output_tokens += positions

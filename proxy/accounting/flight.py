@@ -26,7 +26,8 @@ class Flight:
     """The facts of one request to one backend; mutable until `ended` is set.
 
     row: unique key of this attempt; request_id: what the client sees, which may repeat.
-    sequences: n times the number of prompts; the engine holds so many in its batch.
+    sequences: n times the number of prompts; the engine holds so many in its batch. prompts: how many there are;
+    token counts of the prompt are their sum, each counted once.
     prompt_estimate: tokens guessed from the body's size, used until the engine says.
     silent: the answer comes in one piece, so token times are unknown.
     metered_work: whether the endpoint does any work on the GPU (tokenising does not).
@@ -36,6 +37,7 @@ class Flight:
     request_id: str
     sent: Nanoseconds
     sequences: int = 1
+    prompts: int = 1
     prompt_estimate: int = 0
     silent: bool = False
     metered_work: bool = True
@@ -77,8 +79,13 @@ class Flight:
 
     @property
     def uncached(self) -> int:
-        """Prompt tokens the engine had to compute, once per sequence when several share a prompt."""
+        """Prompt tokens that were not found in the cache, each prompt counted once."""
         return max(0, self.prompt - (self.cached_tokens or 0))
+
+    @property
+    def computed(self) -> int:
+        """Prompt tokens the engine had to compute: it reads a prompt once for each answer to it."""
+        return self.uncached * self.sequences // self.prompts
 
     @property
     def refused(self) -> bool:

@@ -115,7 +115,7 @@ class Group:
     def _seen(self) -> SeenTokens:
         flights = [bill.flight for bill in self.bills.values()]
         open_silent = sum(1 for f in flights if f.silent and f.ended is None and f.metered_work)
-        prompt = sum(f.uncached * f.sequences for f in flights if f.first or f.completion_tokens is not None)
+        prompt = sum(f.computed for f in flights if f.first or f.completion_tokens is not None)
         completion = sum(f.completion_tokens or 0 for f in flights)
         return SeenTokens(self._closed_prompt + prompt, self._closed_completion + completion, open_silent)
 
@@ -208,7 +208,7 @@ class Group:
     def _close(self, bill: Bill) -> Bill:
         flight = self.bills.pop(bill.flight.row).flight
         if flight.metered_work:
-            self._closed_prompt += flight.uncached * flight.sequences if flight.completion_tokens is not None else 0
+            self._closed_prompt += flight.computed if flight.completion_tokens is not None else 0
             self._closed_completion += flight.completion_tokens or 0
         counted = (flight.prompt_tokens, flight.cached_tokens, flight.completion_tokens)
         for kind, tokens in zip(("prompt", "cached", "completion"), counted, strict=True):

@@ -3,12 +3,17 @@
 A meter's counter moves in jumps (about every 100 ms on data-centre GPUs), so only a reading that
 differs from the last accepted one closes a window: its edge is then known to half a poll period.
 A counter that falls has been reset. What was used across the reset can only be bridged, by the last
-known power, and a window made so says it: it goes to the account `unmeasured`.
+known power, and a window made so says it: it goes to the account `unmeasured`. A counter that stands still
+while the power reading does not say zero is stuck: it is bridged too, and what it counts later for the same
+time is not counted twice.
 """
 
 from dataclasses import dataclass
 
-from proxy.accounting.units import Microjoules, Nanoseconds, from_watts, watts
+from proxy.accounting.units import SECOND, Microjoules, Nanoseconds, from_watts, watts
+
+STUCK_AFTER = Nanoseconds(3 * SECOND)
+"""Counters of data-centre boards move every 20 to 100 ms, also when idle; this is dozens of missed moves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +50,18 @@ class Window:
 
 
 class Timeline:
-    """Turns the samples of one meter into windows that touch and never overlap."""
+    """Turns the samples of one meter into windows that touch and never overlap.
+
+    power_w: mean power of the last window. resets, stuck: how often that happened.
+    """
 
     def __init__(self, meter: str) -> None:
         self.meter = meter
         self.last: Sample | None = None
         self.power_w: float | None = None
         self.resets = 0
+        self.stuck = 0
+        self._bridged_uj = 0
 
     def accept(self, sample: Sample) -> Window | None:
         """The window this sample closes; None for the first one and while the counter stands still.
@@ -63,19 +73,35 @@ class Timeline:
         if before is None:
             self.last = sample
             return None
-        if sample.at <= before.at or sample.counter == before.counter:
+        if sample.at <= before.at:
             return None
+        if sample.counter == before.counter:
+            return self._standing(before, sample)
         self.last = sample
         if sample.counter < before.counter:
-            return self._bridge(before, sample)
-        window = Window(self.meter, before.at, sample.at, Microjoules(sample.counter - before.counter))
+            return self._reset(before, sample)
+        moved = sample.counter - before.counter
+        known = min(moved, self._bridged_uj)
+        self._bridged_uj -= known
+        window = Window(self.meter, before.at, sample.at, Microjoules(moved - known))
         self.power_w = window.power_w
         return window
 
-    def _bridge(self, before: Sample, after: Sample) -> Window | None:
-        self.resets += 1
-        power_w = after.power_w if after.power_w is not None else self.power_w
-        if power_w is None:
+    def _standing(self, before: Sample, sample: Sample) -> Window | None:
+        if not sample.power_w or sample.at - before.at < STUCK_AFTER:
             return None
+        self.stuck += 1
+        self.last = sample
+        window = self._bridge(before, sample, sample.power_w)
+        self._bridged_uj += window.energy
+        return window
+
+    def _reset(self, before: Sample, after: Sample) -> Window | None:
+        self.resets += 1
+        self._bridged_uj = 0
+        power_w = after.power_w if after.power_w is not None else self.power_w
+        return None if power_w is None else self._bridge(before, after, power_w)
+
+    def _bridge(self, before: Sample, after: Sample, power_w: float) -> Window:
         span = Nanoseconds(after.at - before.at)
         return Window(self.meter, before.at, after.at, from_watts(power_w, span), bridged=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -16,9 +17,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.text import Text
 
 import loadgen
+from loadgen.outcome import read_outcomes
 from proxy.accounting.units import joules
 from proxy.commands.children import Child, ChildFailed, Children, port_near
-from proxy.commands.demo_table import Run, read_asked, summary
+from proxy.commands.demo_table import Run, summary
 
 ENGINE_READY_S = 900.0
 SETTLED_S = 60.0
@@ -125,6 +127,7 @@ def _run(options: DemoOptions, folder: Path, children: Children, console: Consol
         f"{options.duration_s:.0f} s of Azure conversation bins, {options.rate_per_s:g} requests/s", options.duration_s
     ):
         _watch_load(load, outcomes, admin, stage)
+    console.print(_scaling(load))
     with stage.run("settled records"):
         run = _collect(outcomes, admin, stage)
     console.print()
@@ -184,6 +187,12 @@ def _say_meters(admin: str, console: Console) -> None:
             console.print(line)
 
 
+def _scaling(load: Child) -> str:
+    """The load generator's own words on lengths it scaled to fit the model's context; empty if it did not."""
+    found = re.search(r"^lengths scaled by .*?context", load.log.read_text(errors="replace"), re.MULTILINE)
+    return f"  {found.group()}; bins keep the trace's names" if found else ""
+
+
 def _get(admin: str, path: str, **query: Any) -> Any:
     answer = httpx.get(admin + path, params=query, timeout=30)
     answer.raise_for_status()
@@ -208,8 +217,8 @@ def _watch_load(load: Child, outcomes: Path, admin: str, stage: _Stage) -> None:
 
 def _collect(outcomes: Path, admin: str, stage: _Stage) -> Run:
     """Waits until every answered request is settled, then takes the balance of that moment."""
-    asked = read_asked(outcomes)
-    answered = {one.request_id for one in asked if one.failed is None}
+    asked = read_outcomes(outcomes.read_text().splitlines())
+    answered = {one.request_id for one in asked if one.error is None}
     began = time.monotonic()
     while True:
         records = {

@@ -4,44 +4,35 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from loadgen.outcome import Outcome, percentile
 from proxy.accounting.units import joules
 
 ACCOUNTS = ("requests", "idle", "unattributed", "unmeasured")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One request as the load generator knows it."""
-
-    request_id: str
-    bin: str
-    failed: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """A finished run: what was asked, what the ledger says of it, and the balance at that moment."""
 
-    asked: list[Asked]
+    asked: list[Outcome]
     records: dict[str, dict[str, Any]]
     balance: dict[str, Any]
 
     def problems(self) -> list[str]:
         """What does not hold, in sentences; empty when everything does."""
         found = []
-        failed = [one for one in self.asked if one.failed is not None]
+        failed = [one for one in self.asked if one.error is not None]
         if not self.asked:
             found.append("no request was sent")
         if failed:
-            found.append(f"{len(failed)} of {len(self.asked)} requests failed, the first with: {failed[0].failed}")
-        unsettled = [one for one in self.asked if one.failed is None and one.request_id not in self.records]
+            found.append(f"{len(failed)} of {len(self.asked)} requests failed, the first with: {failed[0].error}")
+        unsettled = [one for one in self.asked if one.error is None and one.request_id not in self.records]
         if unsettled:
             found.append(f"{len(unsettled)} answered requests have no settled record, e.g. {unsettled[0].request_id}")
         total = self.balance["total"]
@@ -57,12 +48,6 @@ class Run:
         return found
 
 
-def read_asked(outcomes: Path) -> list[Asked]:
-    """The load generator's outcomes file, one JSON object a line."""
-    lines = [json.loads(line) for line in outcomes.read_text().splitlines() if line.strip()]
-    return [Asked(line["request_id"], line["bin"], line["error"]) for line in lines]
-
-
 def per_token(records: Iterable[dict[str, Any]]) -> list[float]:
     """Joules per output token of each record that has both; inf where energy came without a token."""
     values = []
@@ -71,11 +56,6 @@ def per_token(records: Iterable[dict[str, Any]]) -> list[float]:
         if energy_j is not None and tokens is not None:
             values.append(energy_j / tokens if tokens else math.inf)
     return values
-
-
-def percentile(values: Sequence[float], percent: float) -> float | None:
-    """Nearest rank; None without values."""
-    return sorted(values)[max(0, math.ceil(percent / 100 * len(values)) - 1)] if values else None
 
 
 def _number(value: float | None, most_digits: int = 3) -> str:
@@ -161,6 +141,6 @@ def summary(run: Run, *, most_bins: int = 12) -> RenderableType:
         if meter["estimated"]:
             text.stylize("black on yellow")
         parts.append(text)
-    answered = sum(1 for one in run.asked if one.failed is None)
+    answered = sum(1 for one in run.asked if one.error is None)
     parts.append(Text(f"settled records: {len(run.records)} of {answered} answered requests"))
     return Group(*parts)

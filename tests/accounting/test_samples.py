@@ -86,3 +86,29 @@ def test_a_repeated_sample_is_ignored() -> None:
     timeline.accept(sample(100, 10))
 
     assert None is timeline.accept(sample(100, 20))
+
+
+def test_a_stuck_counter_is_bridged_and_never_counted_twice() -> None:
+    """
+    Standing still at 200 W for seconds is not idle: the time is bridged, and a later jump counts only the rest.
+    """
+    timeline = Timeline("m")
+    timeline.accept(sample(0, 1_000_000, 200.0))
+    assert None is timeline.accept(sample(2_900, 1_000_000, 200.0))
+
+    bridged = timeline.accept(sample(3_000, 1_000_000, 200.0))
+    caught_up = timeline.accept(sample(4_000, 801_000_000, 200.0))
+
+    assert bridged == Window("m", Nanoseconds(0), Nanoseconds(3_000_000_000), Microjoules(600_000_000), True)
+    assert caught_up is not None
+    assert (Microjoules(200_000_000), False, 1) == (caught_up.energy, caught_up.bridged, timeline.stuck)
+
+
+def test_standing_still_without_a_power_reading_says_nothing() -> None:
+    """
+    A meter that tells no power may simply have nothing to count.
+    """
+    timeline = Timeline("m")
+    timeline.accept(sample(0, 5))
+
+    assert None is timeline.accept(sample(60_000, 5))

@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from proxy.commands.demo_table import Asked, Run, summary
+from loadgen.outcome import Outcome
+from proxy.commands.demo_table import Run, summary
 
 ACCOUNTS = {"requests": 6_000_000, "idle": 3_000_000, "unattributed": 1, "unmeasured": 0}
 
@@ -22,7 +23,11 @@ def record(energy_j: float | None = 3.0, completion: int | None = 10) -> dict[st
     return {"energy_joules": energy_j, "tokens": {"prompt": 100, "cached": 0, "completion": completion}}
 
 
-ASKED = [Asked("a", "in 512-724 out 128-256", None), Asked("b", "in 32-45 out 8-16", None)]
+def asked(request_id: str, bin: str, error: str | None = None) -> Outcome:
+    return Outcome(request_id, bin, 100, 100, 10, 10, 0, 0, 1, 2, None, None, None, error)
+
+
+ASKED = [asked("a", "in 512-724 out 128-256"), asked("b", "in 32-45 out 8-16")]
 
 
 def test_a_good_run_has_no_problem() -> None:
@@ -37,7 +42,7 @@ def test_every_fault_is_told() -> None:
     A missing record, a failed request, an imbalance, an answer without tokens: each gets its sentence.
     """
     assert "no settled record" in Run(ASKED, {"a": record()}, balance()).problems()[0]
-    failed = [*ASKED, Asked("c", "in 1-16 out 1-2", "503 no backend")]
+    failed = [*ASKED, asked("c", "in 1-16 out 1-2", "503 no backend")]
     assert (
         "1 of 3 requests failed, the first with: 503"
         in Run(failed, {"a": record(), "b": record()}, balance()).problems()[0]
