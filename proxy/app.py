@@ -19,7 +19,7 @@ from proxy.accounting.weights import LLAMA_8B, roofline_prior
 from proxy.errors import ConfigurationError, MeterError
 from proxy.meters import open_meters
 from proxy.metrics import BooksCollector, RequestHistograms
-from proxy.pages import openai_errors, status_routes
+from proxy.pages import exact_page, openai_errors, status_routes
 from proxy.ports import Meter
 from proxy.relay import Relay
 from proxy.reports import Finder, energy_routes
@@ -114,7 +114,7 @@ class Service:
         openai_errors(app)
         app.include_router(energy_routes(self.store, self._finder, lambda _: None, whole=True))
         app.include_router(status_routes(ready=self.ready))
-        app.mount("/metrics", make_asgi_app(self.registry))
+        app.router.routes.append(exact_page("/metrics", make_asgi_app(self.registry)))
         return app
 
     def ready(self) -> str | None:

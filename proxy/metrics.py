@@ -145,7 +145,8 @@ def _show_group(families: _Families, group: Group, now: int) -> None:
         families.counter("tokens", text, float(tokens), backend=backend, model=model, kind=kind)
     for (model, outcome), count in group.tallies.requests_by_model_outcome.items():
         families.counter("requests", "Closed requests.", float(count), backend=backend, model=model, outcome=outcome)
-    open_now = sum(1 for bill in group.bills.values() if bill.flight.ended is None)
+    # The relay opens bills on its own thread without the lock: a list is made in one step, a loop is not.
+    open_now = sum(1 for bill in list(group.bills.values()) if bill.flight.ended is None)
     families.gauge("requests_in_flight", "Requests being answered.", float(open_now), backend=backend)
     text = "Measured over predicted joules; near a constant while the weights fit."
     families.gauge("kappa", text, group.kappa, backend=backend)

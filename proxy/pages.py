@@ -1,10 +1,14 @@
 """The plain pages of the admin listener, and errors in OpenAI's shape on every route."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.errors import BadRequest, RequestError
 from proxy.wire.energy import error_body
@@ -33,9 +37,30 @@ def openai_errors(app: FastAPI) -> None:
         return _answer(RequestError(f"{error.detail}: {request.method} {request.url.path}"), error.status_code)
 
 
+class _Whole:
+    """An ASGI application that is no function: a Route hands such a one the exchange as it is."""
+
+    def __init__(self, page: ASGIApp) -> None:
+        self._page = page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._page(scope, receive, send)
+
+
+def exact_page(path: str, page: ASGIApp) -> Route:
+    """An application at one path; a mount would answer that path with a redirect to the one with a slash."""
+    return Route(path, _Whole(page))
+
+
 def status_routes(*, ready: Callable[[], str | None]) -> APIRouter:
-    """/healthz says that the process lives; /readyz that it can take and meter requests."""
+    """/ shows what happens; /healthz says that the process lives; /readyz that it can take and meter requests."""
     routes = APIRouter()
+    page = (Path(__file__).parent / "live.html").read_text()
+
+    @routes.get("/", include_in_schema=False)
+    def live() -> HTMLResponse:
+        """The live page; it reads /energy/* and nothing from elsewhere."""
+        return HTMLResponse(page)
 
     @routes.get("/healthz")
     def healthz() -> dict[str, str]:

@@ -98,6 +98,7 @@ class Relay:
             request_id=incoming.request_id,
             sent=self._clock(),
             sequences=ask.sequences,
+            prompts=ask.prompts,
             prompt_estimate=ask.prompt_estimate,
             silent=not ask.stream,
             metered_work=ask.work,

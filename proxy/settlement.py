@@ -135,12 +135,12 @@ class Settlement:
         )
 
     def find(self, request_id: str, tenant: str | None) -> tuple[Bill, Group] | None:
-        """The newest request of that name that is not settled yet."""
+        """The newest request of that name that is not settled yet, as it is now."""
         with self.lock:
             for group in self.groups.values():
                 for bill in reversed(list(group.bills.values())):
                     if bill.flight.request_id == request_id and tenant in (None, bill.tenant):
-                        return bill, group
+                        return bill.snapshot(), group
         return None
 
     async def run(self, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:

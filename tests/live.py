@@ -1,9 +1,9 @@
 """The proxy as a process of its own, on free ports, as people run it.
 
-    with LiveProxy(backends=[engine.url], ledger=tmp_path / "ledger.db") as proxy:
-        httpx.post(f"{proxy.url}/v1/chat/completions", json=...)
-        proxy.settled(request_id)["energy_joules"]
-        proxy.balance()["total"]
+with LiveProxy(backends=[engine.url], ledger=tmp_path / "ledger.db") as proxy:
+    httpx.post(f"{proxy.url}/v1/chat/completions", json=...)
+    proxy.settled(request_id)["energy_joules"]
+    proxy.balance()["total"]
 """
 
 import json
@@ -21,6 +21,8 @@ from typing import Any, Self
 import httpx
 
 START_TIMEOUT_S = 20.0
+_HTTP = httpx.Client(trust_env=False, verify=False, timeout=10, limits=httpx.Limits(max_keepalive_connections=0))
+"""One client for all questions, because making one costs more than most answers; a connection per question."""
 
 
 class ProxyFailed(Exception):
@@ -84,7 +86,7 @@ class LiveProxy:
             if self._process.poll() is not None:
                 break
             try:
-                if httpx.get(f"{self.admin}/{'readyz' if wait else 'healthz'}").status_code == 200:
+                if _HTTP.get(f"{self.admin}/{'readyz' if wait else 'healthz'}").status_code == 200:
                     return
             except httpx.TransportError:
                 pass
@@ -134,19 +136,19 @@ class LiveProxy:
 
     def settled(self, request_id: str, wait_s: float = 20.0) -> dict[str, Any]:
         """The settled record of a request; an AssertionError if it does not come."""
-        answer = httpx.get(f"{self.admin}/energy/requests/{request_id}", params={"wait": wait_s}, timeout=wait_s + 5)
+        answer = _HTTP.get(f"{self.admin}/energy/requests/{request_id}", params={"wait": wait_s}, timeout=wait_s + 5)
         found: dict[str, Any] = answer.json()
         assert found.get("status") == "settled", found
         return found
 
     def balance(self) -> dict[str, Any]:
         """GET /energy/balance."""
-        found: dict[str, Any] = httpx.get(f"{self.admin}/energy/balance", timeout=10).json()
+        found: dict[str, Any] = _HTTP.get(f"{self.admin}/energy/balance").json()
         return found
 
     def metrics(self) -> str:
         """GET /metrics."""
-        return httpx.get(f"{self.admin}/metrics/", timeout=10).text
+        return _HTTP.get(f"{self.admin}/metrics").text
 
 
 def assert_law(balance: dict[str, Any]) -> None:

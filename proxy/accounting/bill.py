@@ -1,6 +1,6 @@
 """What one request has been charged so far, and its row for the ledger."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy.accounting.activity import Span, presence
 from proxy.accounting.attribution import Policy, Share, Split
@@ -36,6 +36,10 @@ class Bill:
     metered_uj: int = 0
     unmeasured: bool = False
     changed: bool = False
+
+    def snapshot(self) -> "Bill":
+        """A copy that stands still while the relay, on its own thread, goes on noting tokens."""
+        return replace(self, flight=replace(self.flight, ticks=self.flight.ticks.copy()))
 
     def charge(self, share: Share) -> None:
         """Adds one window's share."""

@@ -227,7 +227,8 @@ class Group:
             bill,
             now,
             reached=self.settled_until,
-            flights=[other.flight for other in self.bills.values()],
+            # Readers ask from other threads while the relay opens bills: a list is made in one step, a loop is not.
+            flights=[other.flight for other in list(self.bills.values())],
             weights=self.weights,
             kappa=self.kappa,
             power_w=self.power_w(),

@@ -6,30 +6,32 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from proxy.accounting.samples import Sample, Timeline
-from proxy.accounting.units import watts
+from proxy.accounting.samples import Sample
+from proxy.accounting.units import SECOND, Nanoseconds, watts
 from proxy.errors import JouleproxyError
 from proxy.meters import MeterReport, open_meters, survey
+from proxy.meters.pace import CounterPace, change_edges
 from proxy.ports import Meter
 
 Pause = Callable[[float], None]
+ENDLESS = 1_000_000
+"""More counter changes than any meter makes in the time: only the clock ends the watch."""
 
 
 def meters(seconds: float, console: Console, pause: Pause = time.sleep) -> int:
-    """Prints the survey and, for `seconds`, watches the meters that `auto` would take; the exit status."""
+    """Prints the survey and, for `seconds` each, watches the meters that `auto` would take; the exit status."""
     console.print(_survey_table(survey()))
     try:
         chosen = open_meters("auto", ())
     except JouleproxyError as error:
         console.print(f"No meter can be used: {error}")
         return 1
-    with console.status(f"watching for {seconds:g} s"):
-        powers = _watch(list(chosen), seconds, pause)
-    table = Table("meter", "device", "power", "counter edges", title="serve would use", title_justify="left", box=None)
-    for meter, (power_w, edges) in zip(chosen, powers, strict=True):
-        shown = "not seen" if power_w is None else f"{power_w:.1f} W"
-        table.add_row(meter.kind, meter.gpu, shown + (" estimated" if meter.estimated else ""), str(edges))
-        meter.close()
+    table = Table("meter", "device", "power", "counter moves every", "a reading takes", title="\nserve would use")
+    table.title_justify, table.box = "left", None
+    with console.status(f"watching {len(chosen)} meter(s) for {seconds:g} s each"):
+        for meter in chosen:
+            table.add_row(meter.kind, meter.gpu, *_watched(meter, seconds, pause))
+            meter.close()
     console.print(table)
     return 0
 
@@ -42,22 +44,28 @@ def _survey_table(reports: list[MeterReport]) -> Table:
     return table
 
 
-def _watch(chosen: list[Meter], seconds: float, pause: Pause) -> list[tuple[float | None, int]]:
-    """Per meter: mean power in watts over the time watched, and how often the counter moved."""
-    lines = [Timeline(meter.name) for meter in chosen]
-    first: list[Sample | None] = [None] * len(chosen)
-    edges = [0] * len(chosen)
-    for _ in range(max(2, round(seconds / 0.02))):
-        for index, (meter, line) in enumerate(zip(chosen, lines, strict=True)):
-            try:
-                edges[index] += line.accept(meter.read()) is not None
-            except JouleproxyError:
-                continue
-            first[index] = first[index] or line.last
-        pause(0.02)
-    found = []
-    for start, line, count in zip(first, lines, edges, strict=True):
-        end = line.last
-        power_w = watts(end.counter - start.counter, end.at - start.at) if start and end else None
-        found.append((power_w, count))
-    return found
+def _watched(meter: Meter, seconds: float, pause: Pause) -> tuple[str, str, str]:
+    """Mean power, period of the counter and cost of a reading over that time, in words."""
+    seen: list[Sample] = []
+
+    def read() -> Sample:
+        seen.append(meter.read())
+        return seen[-1]
+
+    try:
+        limit = Nanoseconds(round(seconds * SECOND))
+        pace = change_edges(read, time.monotonic_ns, pause, changes=ENDLESS, limit=limit)
+    except JouleproxyError as error:
+        return str(error), "", ""
+    return _power(meter, seen), _period(pace), f"{pace.read_s * 1000:.2f} ms"
+
+
+def _power(meter: Meter, seen: list[Sample]) -> str:
+    power_w = watts(seen[-1].counter - seen[0].counter, seen[-1].at - seen[0].at)
+    if power_w is None:
+        return "not seen"
+    return f"{power_w:.1f} W" + (" estimated" if meter.estimated else "")
+
+
+def _period(pace: CounterPace) -> str:
+    return "did not move twice" if pace.period_s is None else f"{pace.period_s * 1000:.0f} ms"

@@ -37,7 +37,7 @@ class Counts:
     cached: int | None = None
     completion: int | None = None
     by_choice: dict[int, int] = field(default_factory=dict)
-    prompt_by_choice: dict[int, int] = field(default_factory=dict)
+    prompt_by_prompt: dict[int, int] = field(default_factory=dict)
 
 
 class StreamTap:
@@ -147,8 +147,8 @@ class StreamTap:
             counts.by_choice[index] = read.completion
             counts.completion = sum(counts.by_choice.values())
         if read.prompt is not None:
-            counts.prompt_by_choice[index] = read.prompt
-            counts.prompt = read.prompt
+            counts.prompt_by_prompt[index * self._ask.prompts // self._ask.sequences] = read.prompt
+            counts.prompt = sum(counts.prompt_by_prompt.values())
         if self._ask.wants_continuous:
             return event
         if not _FINISHED.search(event) or self._ask.wants_usage:

@@ -29,7 +29,7 @@ _FLAGS = dict.fromkeys(("1", "on", "t", "true", "y", "yes"), True) | dict.fromke
 class Ask:
     """One request, read.
 
-    model: None when the body names none. sequences: n times prompts. prompt_estimate: tokens, a guess.
+    model: None when the body names none. sequences: n times prompts. prompt_estimate: tokens of all prompts, a guess.
     wants_usage, wants_continuous: what the client asked to see of usage in a stream.
     body: what goes to the engine.
     """
@@ -39,6 +39,7 @@ class Ask:
     model: str | None
     stream: bool
     sequences: int
+    prompts: int
     prompt_estimate: int
     wants_usage: bool
     wants_continuous: bool
@@ -56,8 +57,9 @@ def read_ask(method: str, path: str, body: bytes, *, usage_wanted: bool = False)
     endpoint = GENERATING.get(path, path.removeprefix("/v1/").strip("/") or path)
     work = method == "POST" and path not in WITHOUT_WORK
     if fields is None:
-        return Ask(path, endpoint, None, False, 1, len(body) // BYTES_PER_TOKEN, False, False, work, body)
+        return Ask(path, endpoint, None, False, 1, 1, len(body) // BYTES_PER_TOKEN, False, False, work, body)
     stream = _flag(fields.get("stream")) or False
+    prompts = _prompts(fields)
     asked = fields.get("stream_options")
     options = asked if isinstance(asked, dict) else {}
     wants_usage, wants_continuous = (_flag(options.get(name)) for name in _WANTED)
@@ -69,7 +71,8 @@ def read_ask(method: str, path: str, body: bytes, *, usage_wanted: bool = False)
         endpoint=endpoint,
         model=fields["model"] if isinstance(fields.get("model"), str) else None,
         stream=stream,
-        sequences=_sequences(fields),
+        sequences=_answers(fields) * prompts,
+        prompts=prompts,
         prompt_estimate=_prompt_estimate(fields),
         wants_usage=bool(wants_usage) or usage_wanted,
         wants_continuous=bool(wants_usage and wants_continuous),
@@ -108,12 +111,14 @@ def _with_usage(body: bytes, fields: dict[str, Any], options: dict[str, Any]) ->
     return json.dumps({**fields, "stream_options": {**options, **_WANTED}}).encode()
 
 
-def _sequences(fields: dict[str, Any]) -> int:
+def _answers(fields: dict[str, Any]) -> int:
     n = fields.get("n")
-    answers = n if isinstance(n, int) and 0 < n < 10_000 else 1
+    return n if isinstance(n, int) and 0 < n < 10_000 else 1
+
+
+def _prompts(fields: dict[str, Any]) -> int:
     prompt = fields.get("prompt")
-    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
-    return answers * prompts
+    return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
 
 
 def _prompt_estimate(fields: dict[str, Any]) -> int:

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 _USAGE = re.compile(rb',\s*"usage"\s*:\s*\{')
 _NUMBER = {
     name: re.compile(rb'"' + name + rb'"\s*:\s*(\d+)')
-    for name in (b"prompt_tokens", b"completion_tokens", b"input_tokens", b"output_tokens", b"cached_tokens")
+    for name in (
+        *(b"prompt_tokens", b"completion_tokens", b"input_tokens", b"output_tokens", b"cached_tokens"),
+        *(b"cache_read_input_tokens", b"cache_creation_input_tokens"),
+    )
 }
 _QUEUE = re.compile(rb'"queue_time_ms"\s*:\s*([0-9.eE+-]+)')
 
@@ -59,13 +62,20 @@ def _number(name: bytes, data: bytes) -> int | None:
 
 
 def read(data: bytes, place: Place) -> Usage:
-    """The counts, under chat's names or those of /v1/responses."""
+    """The counts, under chat's names or those of /v1/responses or of /v1/messages.
+
+    The last leaves out of its input_tokens what came from the cache and what went into it; here both are prompt.
+    """
     body = data[place.body : place.end]
     prompt, completion = _number(b"prompt_tokens", body), _number(b"completion_tokens", body)
+    cached, found = _number(b"cached_tokens", body), _number(b"cache_read_input_tokens", body)
+    told = _number(b"input_tokens", body)
+    if told is not None:
+        told += (found or 0) + (_number(b"cache_creation_input_tokens", body) or 0)
     return Usage(
-        prompt if prompt is not None else _number(b"input_tokens", body),
+        prompt if prompt is not None else told,
         completion if completion is not None else _number(b"output_tokens", body),
-        _number(b"cached_tokens", body),
+        cached if cached is not None else found,
     )
 
 

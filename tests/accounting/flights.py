@@ -28,11 +28,12 @@ def stream(
     prompt: int = 100,
     cached: int = 0,
     sequences: int = 1,
+    prompts: int = 1,
     over: bool = True,
     outcome: Outcome = "ok",
 ) -> Flight:
     """A stream that gives one token per sequence and step."""
-    flight = Flight(row, row, ms(sent), sequences=sequences, prompt_tokens=prompt, cached_tokens=cached)
+    flight = Flight(row, row, ms(sent), sequences, prompts, prompt_tokens=prompt, cached_tokens=cached)
     for number in range(tokens):
         flight.tick(ms(first + number * step), (number + 1) * sequences)
     if over:

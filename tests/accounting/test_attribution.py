@@ -263,3 +263,18 @@ def test_nanosecond_windows_do_not_divide_by_zero() -> None:
     tiny = Window("meter", Nanoseconds(ms(60)), Nanoseconds(ms(60) + 1), Microjoules(5))
 
     assert 0 == split(tiny, [stream("only")], weights=WEIGHTS).imbalance
+
+
+@pytest.mark.parametrize(("prompts", "prompt"), [(2, 600), (1, 300)], ids=["two prompts", "two answers to one"])
+def test_a_request_of_two_sequences_costs_what_two_requests_cost(prompts: int, prompt: int) -> None:
+    """
+    Several prompts in one request, or several answers to one prompt, are charged as requests of their own would be.
+    """
+    beside = stream("other", prompt=500, tokens=30)
+    together = [stream("both", prompt=prompt, sequences=2, prompts=prompts), beside]
+    apart = [stream("one", prompt=300), stream("two", prompt=300), beside]
+
+    whole = energies(split(window(0, 300), together, weights=WEIGHTS))
+    parts = energies(split(window(0, 300), apart, weights=WEIGHTS))
+
+    assert whole["both"] == pytest.approx(parts["one"] + parts["two"], rel=1e-3)

@@ -2,6 +2,8 @@
 Samples become windows that touch, never overlap, and lose nothing.
 """
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +30,7 @@ def test_windows_cover_the_counter_exactly(steps: list[tuple[int, int]]) -> None
         windows += [closed] if closed else []
 
     assert counter - 5_000 == sum(window.energy for window in windows)
-    assert all(left.end == right.start for left, right in zip(windows, windows[1:], strict=False))
+    assert all(left.end == right.start for left, right in pairwise(windows))
 
 
 def test_a_standing_counter_closes_no_window() -> None:

@@ -152,6 +152,39 @@ def test_responses_stream_ends_with_its_own_event() -> None:
     assert (8, 2, 4) == (tap.counts.prompt, tap.counts.cached, tap.counts.completion)
 
 
+def test_a_messages_stream_ends_with_its_own_event() -> None:
+    """
+    /v1/messages counts cached prompt tokens apart; here they are a part of the prompt, as everywhere.
+    """
+    start = b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","usage":{"input_tokens":59}}}\n\n'
+    delta = (
+        b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{'
+        b'"input_tokens":7,"output_tokens":3,"cache_creation_input_tokens":20,"cache_read_input_tokens":32}}\n\n'
+    )
+    end = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    tap = StreamTap(read_ask("POST", "/v1/messages", b'{"model":"m","stream":true}'), Fingerprint())
+
+    seen = tap.feed(start + delta + end)
+
+    assert seen == start + delta
+    assert tap.complete
+    assert tap.finish(b"{}", comment=b": energy {}", in_usage=False) == b": energy {}\n" + end
+    assert (tap.counts.prompt, tap.counts.cached, tap.counts.completion) == (59, 32, 3)
+
+
+def test_a_running_prompt_count_is_that_of_all_prompts() -> None:
+    """
+    vLLM counts in each chunk the prompt its choice belongs to; two answers to one prompt count it once.
+    """
+    ask = read_ask("POST", "/v1/completions", b'{"model":"m","prompt":["a","b"],"n":2,"stream":true}')
+    tap = StreamTap(ask, Fingerprint())
+    for index, prompt in enumerate((5, 5, 7, 7)):
+        usage = b'"usage":{"prompt_tokens":%d,"completion_tokens":1}' % prompt
+        tap.feed(b'data: {"choices":[{"index":%d,"text":"x"}],%s}\n\n' % (index, usage))
+
+    assert (tap.counts.prompt, tap.counts.completion) == (12, 4)
+
+
 def test_a_cut_stream_is_not_complete_and_keeps_its_rest() -> None:
     """
     What the backend left unfinished is not thrown away.

@@ -81,22 +81,24 @@ def test_other_bodies_pass_byte_for_byte(path: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "sequences"),
+    ("body", "prompts", "sequences"),
     [
-        (b'{"n":3}', 3),
-        (b'{"prompt":["a","b"]}', 2),
-        (b'{"prompt":["a","b"],"n":2}', 4),
-        (b'{"prompt":[1,2,3]}', 1),
-        (b'{"prompt":[[1,2],[3]]}', 2),
-        (b'{"n":0}', 1),
-        (b'{"n":"x"}', 1),
+        (b'{"n":3}', 1, 3),
+        (b'{"prompt":["a","b"]}', 2, 2),
+        (b'{"prompt":["a","b"],"n":2}', 2, 4),
+        (b'{"prompt":[1,2,3]}', 1, 1),
+        (b'{"prompt":[[1,2],[3]]}', 2, 2),
+        (b'{"n":0}', 1, 1),
+        (b'{"n":"x"}', 1, 1),
     ],
 )
-def test_sequences_are_answers_times_prompts(body: bytes, sequences: int) -> None:
+def test_sequences_are_answers_times_prompts(body: bytes, prompts: int, sequences: int) -> None:
     """
     The engine holds n sequences for every prompt.
     """
-    assert sequences == read_ask("POST", "/v1/completions", body).sequences
+    ask = read_ask("POST", "/v1/completions", body)
+
+    assert (ask.prompts, ask.sequences) == (prompts, sequences)
 
 
 def test_too_deep_nesting_is_one_clear_sentence() -> None:
