@@ -9,7 +9,6 @@ with LiveProxy(backends=[engine.url], ledger=tmp_path / "ledger.db") as proxy:
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ from typing import Any, Self
 
 import httpx
 
+from tests.engine.real import free_port
+
 START_TIMEOUT_S = 20.0
 _HTTP = httpx.Client(trust_env=False, verify=False, timeout=10, limits=httpx.Limits(max_keepalive_connections=0))
 """One client for all questions, because making one costs more than most answers; a connection per question."""
@@ -27,14 +28,6 @@ _HTTP = httpx.Client(trust_env=False, verify=False, timeout=10, limits=httpx.Lim
 
 class ProxyFailed(Exception):
     """The proxy did not come up; the message ends with what it printed."""
-
-
-def free_port() -> int:
-    """A port nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class LiveProxy:

@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 import loadgen
@@ -21,6 +20,7 @@ from loadgen.outcome import read_outcomes
 from proxy.accounting.units import joules
 from proxy.commands.children import Child, ChildFailed, Children, port_near
 from proxy.commands.demo_table import Run, summary
+from proxy.commands.progress import Stage
 
 ENGINE_READY_S = 900.0
 SETTLED_S = 60.0
@@ -57,42 +57,6 @@ class DemoOptions:
     engine_port: int
 
 
-class _Stage:
-    """One live line: what happens now, for how long, and a word about it."""
-
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[word]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._console = console
-
-    def run(self, what: str, total_s: float | None = None) -> "_Stage":
-        self._what = what
-        self._task = self._progress.add_task(what, total=total_s, word="")
-        return self
-
-    def __enter__(self) -> "_Stage":
-        self._began = time.monotonic()
-        self._progress.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._progress.stop()
-        self._progress.remove_task(self._task)
-        if kind is None:
-            self._console.print(f"[green]✓[/] {self._what} [dim]{time.monotonic() - self._began:.0f} s[/]")
-
-    def tell(self, elapsed_s: float, word: str = "") -> None:
-        self._progress.update(self._task, completed=elapsed_s, word=word)
-
-
 def demo(options: DemoOptions, console: Console) -> int:
     """Runs the demo; 0 when everything held. Ends whatever it started, also after Ctrl-C."""
     folder = options.folder / datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -109,7 +73,7 @@ def _run(options: DemoOptions, folder: Path, children: Children, console: Consol
     engine_url = f"http://127.0.0.1:{port_near(options.engine_port)}"
     url = f"http://127.0.0.1:{port_near(options.port)}"
     admin = f"http://127.0.0.1:{port_near(options.admin_port)}"
-    stage = _Stage(console)
+    stage = Stage(console)
     engine = children.start(
         "vLLM", _engine_command(options, engine_url), folder / "vllm.log", _engine_environment(options)
     )
@@ -141,7 +105,7 @@ def _run(options: DemoOptions, folder: Path, children: Children, console: Consol
     return 1 if problems else 0
 
 
-def _warm_up(engine_url: str, model: str, stage: _Stage) -> None:
+def _warm_up(engine_url: str, model: str, stage: Stage) -> None:
     """The first answers of a new server take seconds (kernels are chosen and built); they would hide all others."""
     began = time.monotonic()
     for words in (1, 100, 500):
@@ -199,7 +163,7 @@ def _get(admin: str, path: str, **query: Any) -> Any:
     return answer.json()
 
 
-def _watch_load(load: Child, outcomes: Path, admin: str, stage: _Stage) -> None:
+def _watch_load(load: Child, outcomes: Path, admin: str, stage: Stage) -> None:
     began = time.monotonic()
     while load.ended is None:
         rows = _get(admin, "/energy/summary", by="model")["rows"]
@@ -215,7 +179,7 @@ def _watch_load(load: Child, outcomes: Path, admin: str, stage: _Stage) -> None:
         raise load.failure(f"ended with status {load.ended} before it wrote its outcomes")
 
 
-def _collect(outcomes: Path, admin: str, stage: _Stage) -> Run:
+def _collect(outcomes: Path, admin: str, stage: Stage) -> Run:
     """Waits until every answered request is settled, then takes the balance of that moment."""
     asked = read_outcomes(outcomes.read_text().splitlines())
     answered = {one.request_id for one in asked if one.error is None}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.commands.children import ChildFailed, Children, port_near
-from tests.live import free_port
+from tests.engine.real import free_port
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 
