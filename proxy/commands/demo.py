@@ -87,9 +87,8 @@ def _run(options: DemoOptions, folder: Path, children: Children, console: Consol
     _say_meters(admin, console)
     outcomes = folder / "outcomes.jsonl"
     load = children.start("locust", _load_command(options, url, outcomes), folder / "locust.log")
-    with stage.run(
-        f"{options.duration_s:.0f} s of Azure conversation bins, {options.rate_per_s:g} requests/s", options.duration_s
-    ):
+    console.print(f"  load: bins of the Azure conversation trace, {options.rate_per_s:g} requests/s")
+    with stage.run(f"{options.duration_s:.0f} s of load", options.duration_s):
         _watch_load(load, outcomes, admin, stage)
     console.print(_scaling(load))
     with stage.run("settled records"):
@@ -136,7 +135,7 @@ def _load_command(options: DemoOptions, url: str, outcomes: Path) -> list[str]:
     script = Path(next(iter(loadgen.__path__))) / "chat.py"
     command = [sys.executable, "-m", "locust", "-f", str(script), "--headless", "--host", url]
     command += ["--rate", str(options.rate_per_s), "--duration", str(options.duration_s)]
-    return [*command, "--outcomes", str(outcomes), "--only-summary"]
+    return [*command, "--outcomes", str(outcomes), "--only-summary", "--progress-every", "1"]
 
 
 def _say_meters(admin: str, console: Console) -> None:
@@ -149,6 +148,12 @@ def _say_meters(admin: str, console: Console) -> None:
             if meter["estimated"]:
                 line.stylize("black on yellow")
             console.print(line)
+
+
+def _sent(load: Child) -> str:
+    """How far the load generator says it is."""
+    progress = re.findall(r"sent \d+/\d+  in flight \d+", load.log.read_text(errors="replace"))
+    return progress[-1].replace("  ", ", ") if progress else "measuring prompts"
 
 
 def _scaling(load: Child) -> str:
@@ -168,10 +173,9 @@ def _watch_load(load: Child, outcomes: Path, admin: str, stage: Stage) -> None:
     while load.ended is None:
         rows = _get(admin, "/energy/summary", by="model")["rows"]
         total = _get(admin, "/energy/balance")["total"]
-        requests = sum(row["requests"] for row in rows)
         tokens = sum(row["completion_tokens"] or 0 for row in rows)
         spent = joules(total["accounts"]["requests"])
-        word = f"{requests} requests  {tokens:,} output tokens  {spent:,.0f} J"
+        word = f"{_sent(load)}  {spent:,.0f} J"
         word += f"  {spent / tokens:.3f} J/token" if tokens else ""
         stage.tell(time.monotonic() - began, f"{word}  imbalance {total['imbalance_microjoules']} µJ")
         time.sleep(0.5)
