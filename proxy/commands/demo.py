@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -61,12 +62,18 @@ def demo(options: DemoOptions, console: Console) -> int:
     """Runs the demo; 0 when everything held. Ends whatever it started, also after Ctrl-C."""
     folder = options.folder / datetime.now().strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
+    for signum in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must not leave servers behind
+        signal.signal(signum, _interrupt)
     with Children() as children:
         try:
             return _run(options, folder, children, console)
         except KeyboardInterrupt:
             console.print("\nstopping …")
             return 130
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _run(options: DemoOptions, folder: Path, children: Children, console: Console) -> int:
