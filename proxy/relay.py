@@ -101,6 +101,7 @@ class Relay:
             prompts=ask.prompts,
             prompt_estimate=ask.prompt_estimate,
             silent=not ask.stream,
+            rough=ask.stream and ask.path not in GENERATING,
             metered_work=ask.work,
         )
         group = self._groups[member.name]

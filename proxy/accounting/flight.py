@@ -30,6 +30,7 @@ class Flight:
     token counts of the prompt are their sum, each counted once.
     prompt_estimate: tokens guessed from the body's size, used until the engine says.
     silent: the answer comes in one piece, so token times are unknown.
+    rough: a stream without running counts; until its end its ticks count chunks, of which a chunk may hold many tokens.
     metered_work: whether the endpoint does any work on the GPU (tokenising does not).
     """
 
@@ -40,6 +41,7 @@ class Flight:
     prompts: int = 1
     prompt_estimate: int = 0
     silent: bool = False
+    rough: bool = False
     metered_work: bool = True
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
@@ -91,6 +93,11 @@ class Flight:
     def refused(self) -> bool:
         """It ended without a token and without prompt work: nothing was scheduled."""
         return self.outcome == "error" and self.first is None
+
+    @property
+    def uncounted(self) -> bool:
+        """It runs, and the engine may have made more tokens for it than are known here."""
+        return self.metered_work and self.ended is None and (self.silent or self.rough)
 
     def heard_after(self, instant: Nanoseconds) -> bool:
         """Whether the relay knows what this flight did up to `instant`."""

@@ -114,10 +114,10 @@ class Group:
 
     def _seen(self) -> SeenTokens:
         flights = [bill.flight for bill in self.bills.values()]
-        open_silent = sum(1 for f in flights if f.silent and f.ended is None and f.metered_work)
+        uncounted = sum(1 for flight in flights if flight.uncounted)
         prompt = sum(f.computed for f in flights if f.first or f.completion_tokens is not None)
         completion = sum(f.completion_tokens or 0 for f in flights)
-        return SeenTokens(self._closed_prompt + prompt, self._closed_completion + completion, open_silent)
+        return SeenTokens(self._closed_prompt + prompt, self._closed_completion + completion, uncounted)
 
     def settle(self, now: Nanoseconds, *, force: bool = False) -> list[Split]:
         """Divides every window that is ready, books it, and gives the splits. force: at shutdown."""

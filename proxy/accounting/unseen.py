@@ -29,11 +29,14 @@ class EngineCounters:
 
 @dataclass(frozen=True, slots=True)
 class SeenTokens:
-    """The relay's own cumulative counts at the same instant; `silent` is the number of open silent flights."""
+    """The relay's own cumulative counts at the same instant.
+
+    uncounted: how many open flights may have more tokens than these counts hold.
+    """
 
     prompt: int
     completion: int
-    silent: int
+    uncounted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +61,14 @@ class UnseenWatch:
     def compare(self, engine: EngineCounters, seen: SeenTokens) -> UnseenTraffic | None:
         """The excess since the last conclusive scrape; None when there is none or it cannot be told yet.
 
-        While a silent flight is open its tokens are in the engine's count but not in ours, so the comparison
-        waits for its end. A counter that fell means the engine restarted: comparison starts anew.
+        While a flight is open whose tokens are in the engine's count but not in ours, the comparison waits for
+        its end. A counter that fell means the engine restarted: comparison starts anew.
         """
         before = self._engine
         if before is None or engine.generation_tokens < before.generation_tokens:
             self._start_at(engine, seen, 0.0, 0.0)
             return None
-        if seen.silent:
+        if seen.uncounted:
             return None
         made = engine.generation_tokens - before.generation_tokens - (seen.completion - self._seen.completion)
         read = engine.computed_prompt_tokens - before.computed_prompt_tokens - (seen.prompt - self._seen.prompt)

@@ -74,6 +74,18 @@ def test_an_open_silent_answer_defers_the_judgement() -> None:
     assert None is watch.compare(engine(2, 400), SeenTokens(0, 400, 0))
 
 
+def test_a_stream_without_running_counts_is_ahead_of_us_until_its_end() -> None:
+    """
+    Its chunks may hold many tokens each, so what the engine counts in excess meanwhile may be its own.
+    """
+    counted, rough = stream("counted", over=False), stream("rough", over=False)
+    rough.rough = True
+    assert (counted.uncounted, rough.uncounted) == (False, True)
+
+    rough.end(ms(300), "ok")
+    assert not rough.uncounted
+
+
 def test_a_slow_trickle_is_found_in_the_end() -> None:
     """
     Small excesses are carried, not forgotten.
