@@ -62,7 +62,8 @@ def demo(options: DemoOptions, console: Console) -> int:
     """Runs the demo; 0 when everything held. Ends whatever it started, also after Ctrl-C."""
     folder = options.folder / datetime.now().strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
-    for signum in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must not leave servers behind
+    # A closed terminal must not leave servers behind, and a background job may have been born deaf to Ctrl-C.
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _interrupt)
     with Children() as children:
         try:
