@@ -133,13 +133,17 @@ class Finder:
 
     def _look(self, request_id: str, tenant: str | None) -> dict[str, Any] | None:
         running = self._settlement.find(request_id, tenant)
-        if running is not None:
+        finished = self._settlement.just_finished(request_id, tenant)
+        # A failed attempt may be closed after the one that took its place: what was sent last is the request.
+        if running and not (finished and finished.started_at_unix_ns > running[0].started_at_unix_ns):
             bill, group = running
             now = self._clock()
             row = bill.row("open", grade=group.grade, estimated=group.estimated, now=now)
             with self._settlement.lock:
-                return record(row, status="provisional") | provisional_energy(bill, group, now)
-        finished = self._settlement.just_finished(request_id, tenant)
+                shown = provisional_energy(bill, group, now)
+            energy_j = shown["energy_joules"]
+            whole = {"energy_microjoules": None if energy_j is None else round(energy_j * 1e6)}
+            return record(row, status="provisional") | shown | whole
         row_kept, count = self._books.request(request_id, tenant)
         if row_kept is None or (finished is not None and finished.row != row_kept.row) or row_kept.state == "open":
             return None if finished is None else record(finished, status="provisional")
@@ -147,7 +151,7 @@ class Finder:
 
 
 def energy_routes(books: Books, finder: Finder, tenant_of: TenantOf, *, whole: bool) -> APIRouter:
-    """The routes under /energy. whole: also the lists and sums that concern everybody (admin listener only)."""
+    """The routes under /energy. whole: also the balance, which concerns everybody (admin listener only)."""
     routes = APIRouter(prefix="/energy", tags=["energy"])
 
     @routes.get("/requests/{request_id}")
@@ -159,6 +163,18 @@ def energy_routes(books: Books, finder: Finder, tenant_of: TenantOf, *, whole: b
         """What one request cost: provisional while its last windows are open, settled about a second later."""
         return await finder.find(request_id, tenant_of(request), wait)
 
+    _add_sums(routes, books, tenant_of)
+    if whole:
+
+        @routes.get("/balance")
+        def balance() -> dict[str, Any]:
+            """requests + idle + unattributed + unmeasured == meter, as the ledger has it."""
+            return balance_record(books.balance())
+
+    return routes
+
+
+def _add_sums(routes: APIRouter, books: Books, tenant_of: TenantOf) -> None:
     @routes.get("/requests")
     def requests(
         request: Request,
@@ -181,12 +197,3 @@ def energy_routes(books: Books, finder: Finder, tenant_of: TenantOf, *, whole: b
         first, last = (None if edge is None else round(edge * 1e9) for edge in (since, until))
         totals = books.summary(by, first, last, tenant_of(request))
         return {"by": by, "rows": [total_record(by, total) for total in totals]}
-
-    if whole:
-
-        @routes.get("/balance")
-        def balance() -> dict[str, Any]:
-            """requests + idle + unattributed + unmeasured == meter, as the ledger has it."""
-            return balance_record(books.balance())
-
-    return routes

@@ -5,10 +5,19 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import TomlConfigSettingsSource
 
@@ -16,6 +25,7 @@ from proxy.accounting.attribution import Policy
 from proxy.errors import ConfigurationError
 
 DEFAULT_FILE = Path("jouleproxy.toml")
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lambda given: str(given).lower())]
 
 
 class Backend(BaseModel):
@@ -106,7 +116,7 @@ class Settings(BaseSettings):
     silent_wait_s: float = Field(0.5, gt=0, description="how long a window waits for a non-streaming answer")
     unmeasured_after_s: float = Field(30.0, gt=0, description="a gap between readings longer than this is unmeasured")
     retention_days: int | None = Field(None, ge=1, description="days that request rows are kept; none: for ever")
-    log_level: str = Field("info", description="debug, info, warning or error")
+    log_level: LogLevel = Field("info", description="debug, info, warning or error")
 
     @field_validator("backends", mode="before")
     @classmethod
@@ -140,6 +150,16 @@ class Settings(BaseSettings):
                 "else the same energy would count twice; `jouleproxy meters` prints the UUIDs"
             )
         return self
+
+    @field_validator("tenants")
+    @classmethod
+    def _own_keys(cls, tenants: tuple[Tenant, ...]) -> tuple[Tenant, ...]:
+        owner: dict[str, str] = {}
+        for tenant in tenants:
+            for digest in tenant.key_sha256:
+                if owner.setdefault(digest, tenant.name) != tenant.name:
+                    raise ValueError(f"{owner[digest]} and {tenant.name} have the same key; who would pay?")
+        return tenants
 
     @classmethod
     def settings_customise_sources(

@@ -90,13 +90,15 @@ class Settlement:
 
     def _close(self, row: RequestRow) -> None:
         self._finished.append(row)
-        self._recent[row.request_id] = row
-        self._recent.move_to_end(row.request_id)
+        newest = self._recent.get(row.request_id)
+        if newest is None or newest.started_at_unix_ns <= row.started_at_unix_ns:
+            self._recent[row.request_id] = row
+            self._recent.move_to_end(row.request_id)
         if len(self._recent) > RECENT:
             self._recent.popitem(last=False)
 
     def just_finished(self, request_id: str, tenant: str | None) -> RequestRow | None:
-        """The newest closed request of that name, which may not be in the ledger yet; kept for a while."""
+        """Of the closed requests of that name the one sent last, which may not be in the ledger yet; for a while."""
         with self.lock:
             row = self._recent.get(request_id)
         return row if row is not None and tenant in (None, row.tenant) else None
@@ -137,11 +139,16 @@ class Settlement:
     def find(self, request_id: str, tenant: str | None) -> tuple[Bill, Group] | None:
         """The newest request of that name that is not settled yet, as it is now."""
         with self.lock:
-            for group in self.groups.values():
-                for bill in reversed(list(group.bills.values())):
-                    if bill.flight.request_id == request_id and tenant in (None, bill.tenant):
-                        return bill.snapshot(), group
-        return None
+            found = [
+                (bill, group)
+                for group in self.groups.values()
+                for bill in list(group.bills.values())
+                if bill.flight.request_id == request_id and tenant in (None, bill.tenant)
+            ]
+            if not found:
+                return None
+            bill, group = max(found, key=lambda pair: pair[0].started_at_unix_ns)
+            return bill.snapshot(), group
 
     async def run(self, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Passes until cancelled."""

@@ -31,14 +31,16 @@ class Pool:
         """The least busy healthy member that serves the model.
 
         A model nobody is known to serve goes to any healthy member: that engine's own answer (404, or an adapter
-        loaded a moment ago) is better than a guess. Raises NoBackend when none is up.
+        loaded a moment ago) is better than a guess. Raises NoBackend when none is up; a model whose backends are
+        away is away too, and another engine's 404 would say that it does not exist.
         """
-        able = [member for member in self.members.values() if member.up and member.name not in without]
+        serving = [member for member in self.members.values() if member.models and model in member.models]
+        asked = serving or list(self.members.values())
+        able = [member for member in asked if member.up and member.name not in without]
         if not able:
-            names = ", ".join(self.members)
+            names = ", ".join(member.name for member in asked)
             raise NoBackend(f"No backend is up ({names}). Start vLLM or check the backends setting, then try again.")
-        serving = [member for member in able if member.models and model in member.models]
-        return min(serving or able, key=lambda member: member.outstanding)
+        return min(able, key=lambda member: member.outstanding)
 
     def refused(self, name: str) -> None:
         """A connection could not be made: out until a health check succeeds."""

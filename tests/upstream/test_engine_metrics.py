@@ -1,0 +1,76 @@
+"""
+A few counters are read from vLLM's page; what is not its page gives nothing instead of zeros.
+"""
+
+import pytest
+
+from proxy.accounting.units import Nanoseconds
+from proxy.accounting.unseen import EngineCounters
+from proxy.upstream.engine_metrics import read_counters
+from tests.engine.batch import Batch, exposition
+
+AT = Nanoseconds(7)
+PAGE = b"""# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 3.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 2.0
+vllm:generation_tokens_total{engine="0",model_name="m"} 1.5e+03
+vllm:prompt_tokens_total{engine="0",model_name="m"} 900.0
+"""
+BY_SOURCE = b"""vllm:prompt_tokens_by_source_total{engine="0",model_name="m",source="local_compute"} 600.0
+vllm:prompt_tokens_by_source_total{engine="0",model_name="m",source="local_cache_hit"} 300.0
+"""
+
+
+def test_reads_the_page() -> None:
+    """Gauges and counters of one engine."""
+    assert read_counters(PAGE, AT) == EngineCounters(AT, 3.0, 2.0, 1500.0, 900.0)
+
+
+def test_cached_tokens_are_left_out_where_they_are_told_apart() -> None:
+    """prompt_tokens_total has them in; the count by source does not."""
+    found = read_counters(PAGE + BY_SOURCE, AT)
+
+    assert found is not None
+    assert found.computed_prompt_tokens == 600.0
+
+
+def test_engines_of_a_data_parallel_server_add_up() -> None:
+    """One page, several engines."""
+    found = read_counters(PAGE + PAGE.replace(b'engine="0"', b'engine="1"'), AT)
+
+    assert found == EngineCounters(AT, 6.0, 4.0, 3000.0, 1800.0)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"",
+        b"<html>not here</html>",
+        PAGE.replace(b"generation_tokens_total", b"generation_tokens_created"),
+        PAGE.replace(b" 3.0\n", b" NaN\n"),
+        PAGE.replace(b" 3.0\n", b" 1.2.3\n"),
+        PAGE.replace(b" 3.0\n", b" e\n"),
+        PAGE.replace(b" 3.0\n", b" -1\n"),
+        b"\xff\x00" * 100,
+    ],
+)
+def test_what_cannot_be_read_is_none(page: bytes) -> None:
+    """A missing or broken series is not zero, and nothing on a page stops the proxy."""
+    assert read_counters(page, AT) is None
+
+
+def test_line_ends_and_timestamps_do_not_matter() -> None:
+    """Both are allowed by the format."""
+    expected = read_counters(PAGE, AT)
+
+    assert read_counters(PAGE.replace(b"\n", b"\r\n"), AT) == expected
+    assert read_counters(PAGE.replace(b".0\n", b".0 1700000000000\n"), AT) == expected
+
+
+def test_reads_what_the_simulated_engine_writes() -> None:
+    """The page that other tests go by is one of vLLM's."""
+    batch = Batch(prefill_s_per_token=0, step_s=0, max_sequences=1)
+    batch.counters.generated, batch.counters.prompt_computed, batch.counters.prompt_cached = 5, 4, 3
+
+    assert read_counters(exposition(batch, "m").encode(), AT) == EngineCounters(AT, 0.0, 0.0, 5.0, 4.0)
