@@ -1,6 +1,7 @@
 """Fixtures for all tests: a simulated vLLM for each test that wants one, and one real vLLM for the whole run."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -11,6 +12,20 @@ from tests.engine.simulated import SimulatedEngine
 # the same examples in every run, and no verdict on how fast a shared machine happens to be
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+STARTS_PROCESSES = (
+    *("real", "relay", "stores", "engine/test_real.py", "grafana/test_prometheus.py", "loadgen/test_chat.py"),
+    *("test_conservation.py", "test_demo.py", "test_main.py", "test_readme.py"),
+)
+"""Test files and folders that start servers or commands; all others are the unit part: deploy/test -m unit."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the unit part."""
+    slow = tuple(str(Path(__file__).parent / name) for name in STARTS_PROCESSES)
+    for item in items:
+        if not str(item.path).startswith(slow):
+            item.add_marker(pytest.mark.unit)
 
 
 @pytest.fixture

@@ -99,9 +99,13 @@ async def _serve(settings: Settings, console: Console) -> int:
             server.force_exit = server.should_exit and error is None
             server.should_exit = True
 
-    traffic_socket = _listen(settings.host, settings.port, "traffic")
-    admin_socket = _listen(settings.admin_host, settings.admin_port, "admin")
     service = Service(settings, on_failure=stop)
+    try:
+        traffic_socket = _listen(settings.host, settings.port, "traffic")
+        admin_socket = _listen(settings.admin_host, settings.admin_port, "admin")
+    except ConfigurationError:
+        await service.stop()
+        raise
     traffic, admin = _server(service.traffic(), settings.log_level), _server(service.admin(), settings.log_level)
     servers.append(traffic)
     for signum in (signal.SIGINT, signal.SIGTERM):
