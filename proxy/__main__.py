@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import proxy
 from proxy.commands.report import report
@@ -47,7 +48,9 @@ def serve(
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            "--backend", "-b", help="URL of a vLLM server; may be given again. Default: http://127.0.0.1:8000"
+            "--backend",
+            "-b",
+            help="URL of a vLLM server; several need the TOML file, each with its gpus. Default: http://127.0.0.1:8000",
         ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Traffic address. Default: 127.0.0.1")] = None,
@@ -143,8 +146,13 @@ def demo(
 
 
 def _fail(message: str) -> None:
-    _err.print(f"[bold red]error:[/] {message}", soft_wrap=True)
+    _say(message)
     raise typer.Exit(2)
+
+
+def _say(message: str) -> None:
+    """An error in words; square brackets in it are its own."""
+    _err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
 
 
 def main() -> None:
@@ -152,7 +160,7 @@ def main() -> None:
     try:
         app()
     except JouleproxyError as error:
-        _err.print("[bold red]error:[/]", str(error), soft_wrap=True, markup=True)
+        _say(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -13,7 +12,7 @@ from prometheus_client import CollectorRegistry, make_asgi_app
 
 from proxy.accounting.group import Group, Patience
 from proxy.accounting.samples import Sample
-from proxy.accounting.units import MILLISECOND, SECOND, Nanoseconds
+from proxy.accounting.units import MILLISECOND, SECOND, Microjoules, Nanoseconds
 from proxy.accounting.unseen import EngineCounters
 from proxy.accounting.weights import LLAMA_8B, roofline_prior
 from proxy.errors import ConfigurationError, MeterError
@@ -78,7 +77,11 @@ class Service:
             by_name,
             self.store,
             clock=monotonic,
-            known=self.store.last_counters(),
+            known={
+                name: Microjoules(counter_uj)
+                for name, meter in by_name.items()
+                if (counter_uj := self.store.last_counter(name, meter.epoch)) is not None
+            },
             on_finished=histograms.finished,
         )
         self.registry.register(
@@ -87,6 +90,7 @@ class Service:
                 clock=monotonic,
                 backend_up=lambda: {name: member.up for name, member in self.pool.members.items()},
                 dropped_rows=lambda: self.store.folded_rows,
+                ledger_behind=lambda: self.store.behind,
                 max_tenants=settings.max_tenant_labels,
             )
         )
@@ -97,7 +101,7 @@ class Service:
     def traffic(self) -> FastAPI:
         """The application for clients."""
         digests = {digest: tenant.name for tenant in self.settings.tenants for digest in tenant.key_sha256}
-        tenants = Tenants(digests, key_digest)
+        tenants = Tenants(digests, key_digest, configured=bool(self.settings.tenants))
         app = FastAPI(title="jouleproxy", docs_url=None, redoc_url=None, openapi_url=None)
         openai_errors(app)
         app.include_router(energy_routes(self.store, self._finder, tenants.of, whole=False))
@@ -123,6 +127,8 @@ class Service:
             return "no backend has answered its health check yet"
         if any(group.settled_until is None for group in self.groups.values()):
             return "a meter has given no reading yet"
+        if self.store.last_error is not None:
+            return f"the ledger cannot write ({self.store.last_error}); {self.store.behind} postings wait"
         return None
 
     async def start(self) -> None:
@@ -241,10 +247,3 @@ def _group(backend: Backend, meters: list[Meter], settings: Settings) -> Group:
         grade=grade_of(meters),
         estimated=any(meter.estimated for meter in meters),
     )
-
-
-def in_thread(serve: Callable[[], Coroutine[Any, Any, None]], name: str) -> threading.Thread:
-    """A loop of its own on a thread of its own."""
-    thread = threading.Thread(target=lambda: asyncio.run(serve()), name=name, daemon=True)
-    thread.start()
-    return thread

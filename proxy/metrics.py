@@ -11,7 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from proxy.accounting.bill import Bill
-from proxy.accounting.group import Group, MeterState
+from proxy.accounting.group import Group
+from proxy.accounting.meter_state import MeterState
 from proxy.accounting.units import joules, seconds
 from proxy.ports import Meter
 from proxy.settlement import MeterHealth, Settlement
@@ -24,6 +25,8 @@ _JOULES = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)
 _JOULES_PER_TOKEN = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 _TTFT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _TPOT_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 1)
+OTHER = "other"
+"""The label of all tenants that are not shown by name; one who is really called so is among them."""
 _ADDED_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
 
 
@@ -58,7 +61,10 @@ class RequestHistograms:
 
 
 class BooksCollector(Collector):
-    """Shows the settlement's groups as they stand at one instant, so that accounts add up within every scrape."""
+    """Shows the settlement's groups as they stand at one instant, so that accounts add up within every scrape.
+
+    dropped_rows: rows the ledger has folded. ledger_behind: postings it has taken and not yet committed.
+    """
 
     def __init__(
         self,
@@ -68,12 +74,15 @@ class BooksCollector(Collector):
         backend_up: Callable[[], Mapping[str, bool]],
         dropped_rows: Callable[[], int],
         max_tenants: int,
+        ledger_behind: Callable[[], int] = lambda: 0,
     ) -> None:
         self._settlement = settlement
         self._clock = clock
         self._backend_up = backend_up
         self._dropped_rows = dropped_rows
+        self._ledger_behind = ledger_behind
         self._max_tenants = max_tenants
+        self._named: list[str] = []
 
     def describe(self) -> list[Metric]:
         """Nothing ahead of time: registering must not read the books."""
@@ -96,17 +105,23 @@ class BooksCollector(Collector):
             families.gauge("backend_up", "1 while the backend answers its health check.", float(up), backend=backend)
         text = "Rows kept only as hourly totals because the database was behind; no energy is lost."
         families.counter("ledger_dropped_rows", text, float(self._dropped_rows()))
+        text = "Postings that the ledger has taken and not yet committed."
+        families.gauge("ledger_behind_postings", text, float(self._ledger_behind()))
         yield from families.all()
 
     def _tenants(self) -> dict[str, int]:
-        """The tenants with most energy by name, the rest as `other`, so that labels stay bounded."""
-        energies: dict[str, int] = {}
+        """The tenants that were seen first by name, the rest as `other`, so that labels stay bounded.
+
+        Who once has a name keeps it, and who has none gets none later: each of these counters only ever grows.
+        """
+        shown: dict[str, int] = {}
         for group in self._settlement.groups.values():
             for tenant, energy in group.tallies.energy_by_tenant.items():
-                energies[tenant] = energies.get(tenant, 0) + energy
-        named = dict(list(energies.items())[: self._max_tenants])
-        rest = sum(energies.values()) - sum(named.values())
-        return named | ({"other": rest} if len(energies) > len(named) else {})
+                if tenant not in self._named and tenant != OTHER and len(self._named) < self._max_tenants:
+                    self._named.append(tenant)
+                label = tenant if tenant in self._named else OTHER
+                shown[label] = shown.get(label, 0) + energy
+        return shown
 
 
 class _Families:
@@ -138,7 +153,7 @@ def _show_group(families: _Families, group: Group, now: int) -> None:
         total = sum(getattr(state.accounts, account) for state in group.meters.values())
         text = "Energy by where it went; the accounts add up to the meters."
         families.counter("energy_joules", text, joules(total), backend=backend, account=account)
-    imbalance = sum(state.accounts.imbalance for state in group.meters.values())
+    imbalance = sum(state.imbalance for state in group.meters.values())
     families.gauge("imbalance_joules", "Meter minus accounts; always 0.", joules(imbalance), backend=backend)
     for (model, phase), energy in group.tallies.energy_by_model_phase.items():
         text = "Energy of requests by phase; shared is the equal part of each step's fixed cost."
@@ -165,6 +180,8 @@ def _show_meter(
     families.counter("gpu_energy_joules", "Energy the meter counted.", joules(state.accounts.meter), **labels)
     families.counter("meter_failures", "Readings that did not come.", float(health.failures), **labels)
     families.counter("meter_resets", "Times the meter's counter fell.", float(state.timeline.resets), **labels)
+    text = "Times the meter's counter stood still while its power did not."
+    families.counter("meter_stuck", text, float(state.timeline.stuck), **labels)
     families.gauge("gpu_power_watts", "Mean power over the last window.", state.timeline.power_w, **labels)
     families.gauge("idle_power_watts", "Power with the model loaded and nothing running.", state.idle.watts, **labels)
     age = None if health.last_read is None else seconds(now - health.last_read)

@@ -10,11 +10,12 @@ from typing import Any
 from proxy.accounting.bill import Bill
 from proxy.accounting.flight import Flight
 from proxy.accounting.group import Group
+from proxy.accounting.units import Nanoseconds
 from proxy.errors import BackendFailed, BackendTimeout, Refused
 from proxy.ports import Answer, Client, Clock, Engine, Member, Pool
 from proxy.wire import usage
 from proxy.wire.answer import StreamTap
-from proxy.wire.ask import GENERATING, Ask, read_ask
+from proxy.wire.ask import CHECKS_MODEL, GENERATING, POOLING, Ask, read_ask
 from proxy.wire.energy import as_json, comment, energy_object, error_body, headers
 from proxy.wire.headers import Headers, value_of
 from proxy.wire.sse import DONE, data_event
@@ -103,6 +104,7 @@ class Relay:
             silent=not ask.stream,
             rough=ask.stream and ask.path not in GENERATING,
             metered_work=ask.work,
+            decodes=ask.path not in POOLING,
         )
         group = self._groups[member.name]
         bill = Bill(
@@ -132,9 +134,16 @@ class Relay:
                 await self._whole(incoming, bill, answer, client)
 
     def _name_model(self, bill: Bill, ask: Ask, member: Member, status: int) -> None:
-        """Bounds the label: a new name is taken once an engine answers to it; none at all means the first model."""
-        if status < 400:
-            bill.model = ask.model or next(iter(sorted(member.models or ())), UNKNOWN)
+        """Bounds the label: a new name is taken once an engine that checks it answers to it.
+
+        None at all means the engine's first model.
+        """
+        if not 200 <= status < 300:
+            return
+        if not ask.model:
+            bill.model = next(iter(sorted(member.models or ())), UNKNOWN)
+        elif ask.path in CHECKS_MODEL:
+            bill.model = ask.model
 
     async def _whole(self, incoming: Incoming, bill: Bill, answer: Answer, client: Client) -> None:
         body = b"".join([chunk async for chunk in answer.chunks])
@@ -146,9 +155,8 @@ class Relay:
             counts = usage.read(body, place)
             flight.prompt_tokens, flight.cached_tokens = counts.prompt, counts.cached
             flight.completion_tokens = counts.completion
-        queued_ms = usage.queue_time_ms(body)
-        if queued_ms is not None:
-            flight.scheduled = type(flight.sent)(flight.sent + round(queued_ms * 1e6))
+        if incoming.path in GENERATING:
+            flight.scheduled = _scheduled(flight, usage.queue_time_ms(body), arrived)
         flight.end(arrived, "ok" if answer.status < 400 else "error")
         sent = answer.headers
         if answer.status < 400:
@@ -192,8 +200,8 @@ class Relay:
         flight.cached_tokens = counts.cached if counts.cached is not None else flight.cached_tokens
         if counts.completion:
             flight.tick(arrived, counts.completion)
-        if tap.queue_time_ms is not None and flight.scheduled is None:
-            flight.scheduled = type(flight.sent)(flight.sent + round(tap.queue_time_ms * 1e6))
+        if flight.scheduled is None:
+            flight.scheduled = _scheduled(flight, tap.queue_time_ms, arrived)
 
     def _closing(self, incoming: Incoming, bill: Bill, tap: StreamTap, failure: str | None) -> bytes:
         energy = self._energy(bill)
@@ -207,6 +215,14 @@ class Relay:
 
     def _energy(self, bill: Bill) -> dict[str, Any]:
         return provisional_energy(bill, self._groups[bill.backend], self._clock())
+
+
+def _scheduled(flight: Flight, queued_ms: float | None, arrived: Nanoseconds) -> Nanoseconds | None:
+    """When the engine took the request up, by its own word; never later than what came of it."""
+    if queued_ms is None:
+        return None
+    latest = arrived if flight.first is None else flight.first
+    return Nanoseconds(flight.sent + round(min(queued_ms * 1e6, latest - flight.sent)))
 
 
 def provisional_energy(bill: Bill, group: Group, now: Any) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from proxy.wire.energy import energy_object
 
 LOOK_AGAIN_S = 0.05
 LONGEST_WAIT_S = 60.0
+MOST_FOR_OPERATORS, MOST_FOR_CLIENTS = 100_000, 1_000
+"""Records in one list; on the traffic port a list must not take long from those who wait for answers."""
 TenantOf = Callable[[Request], str | None]
 """Whose requests this caller may see; None: everybody's."""
 
@@ -151,10 +153,10 @@ class Finder:
 
 
 def energy_routes(books: Books, finder: Finder, tenant_of: TenantOf, *, whole: bool) -> APIRouter:
-    """The routes under /energy. whole: also the balance, which concerns everybody (admin listener only)."""
+    """The routes under /energy. whole: for operators (admin listener), with long lists and everybody's balance."""
     routes = APIRouter(prefix="/energy", tags=["energy"])
 
-    @routes.get("/requests/{request_id}")
+    @routes.get("/requests/{request_id:path}")
     async def request(
         request: Request,
         request_id: str,
@@ -163,7 +165,7 @@ def energy_routes(books: Books, finder: Finder, tenant_of: TenantOf, *, whole: b
         """What one request cost: provisional while its last windows are open, settled about a second later."""
         return await finder.find(request_id, tenant_of(request), wait)
 
-    _add_sums(routes, books, tenant_of)
+    _add_sums(routes, books, tenant_of, MOST_FOR_OPERATORS if whole else MOST_FOR_CLIENTS)
     if whole:
 
         @routes.get("/balance")
@@ -174,12 +176,12 @@ def energy_routes(books: Books, finder: Finder, tenant_of: TenantOf, *, whole: b
     return routes
 
 
-def _add_sums(routes: APIRouter, books: Books, tenant_of: TenantOf) -> None:
+def _add_sums(routes: APIRouter, books: Books, tenant_of: TenantOf, most: int) -> None:
     @routes.get("/requests")
     def requests(
         request: Request,
         since: Annotated[float | None, Query(description="seconds since 1970")] = None,
-        limit: Annotated[int, Query(ge=1, le=100_000)] = 100,
+        limit: Annotated[int, Query(ge=1, le=most)] = 100,
     ) -> dict[str, Any]:
         """The newest requests in the ledger."""
         since_ns = None if since is None else round(since * 1e9)

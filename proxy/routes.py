@@ -31,6 +31,7 @@ PASSED = (
 """Paths of vLLM that pass; /v1/ with all below it."""
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _OWN = frozenset((b"host", b"content-length", b"accept-encoding", b"expect", b"x-energy", b"x-request-id"))
+_KEYS = (b"authorization", b"x-api-key")
 DRAINED = 256 * 1024 * 1024
 """Bytes of a refused body that are read and thrown away, so that the client gets to read the refusal."""
 
@@ -40,33 +41,37 @@ class ClientGone(Exception):
 
 
 class Tenants:
-    """Keys to names. Without any tenant everybody is `default` and keys pass on to the engine."""
+    """Keys to names. Without any tenant everybody is `default` and keys pass on to the engine.
 
-    def __init__(self, by_digest: Mapping[str, str], digest: Callable[[str], str]) -> None:
+    configured: keys are asked for, even if there is none that anybody could give.
+    """
+
+    def __init__(self, by_digest: Mapping[str, str], digest: Callable[[str], str], *, configured: bool = False) -> None:
+        self.configured = configured or bool(by_digest)
         self._by_digest = by_digest
         self._digest = digest
 
-    @property
-    def configured(self) -> bool:
-        """Whether keys are asked for."""
-        return bool(self._by_digest)
+    def name_of(self, headers: Headers) -> str:
+        """The tenant whose key a request brings, as OpenAI's or as Anthropic's clients send it.
 
-    def name_of(self, authorization: bytes | None) -> str:
-        """The tenant of an Authorization header; raises Unauthorized."""
+        Raises Unauthorized.
+        """
         if not self.configured:
             return "default"
-        if not authorization:
-            raise Unauthorized("No API key was given. Send the header 'Authorization: Bearer YOUR_KEY'.")
-        scheme, _, key = authorization.decode("latin-1").partition(" ")
-        tenant = self._by_digest.get(self._digest(key.strip())) if scheme.lower() == "bearer" else None
+        given = [value_of(headers, name) or b"" for name in _KEYS]
+        scheme, _, token = given[0].decode("latin-1").partition(" ")
+        keys = [token.strip() if scheme.lower() == "bearer" else "", given[1].decode("latin-1").strip()]
+        known = [self._by_digest.get(self._digest(key)) for key in keys if key]
+        tenant = next((name for name in known if name is not None), None)
+        if tenant is None and not any(given):
+            raise Unauthorized("No API key was given. Send the header 'Authorization: Bearer YOUR_KEY' or 'x-api-key'.")
         if tenant is None:
             raise Unauthorized("The API key is not known here. Check it, or ask this proxy's operator for one.")
         return tenant
 
     def of(self, request: Request) -> str | None:
         """For routes: the tenant whose requests the caller may see; None where there are no tenants."""
-        key = request.headers.get("authorization")
-        return self.name_of(key.encode("latin-1") if key else None) if self.configured else None
+        return self.name_of(request.headers.raw) if self.configured else None
 
 
 class AsgiClient:
@@ -174,7 +179,7 @@ class RelayEndpoint:
         path: str = scope["path"]
         if not path.startswith(PASSED) or ".." in path.split("/"):
             raise NotFound(f"There is nothing at {path}. OpenAI's endpoints are below /v1/, e.g. /v1/chat/completions.")
-        tenant = self._tenants.name_of(value_of(headers, b"authorization"))
+        tenant = self._tenants.name_of(headers)
         body = await read_body(receive, headers, self._max_body)
         query: bytes = scope["query_string"]
         target = (scope.get("raw_path") or path.encode()).split(b"?")[0] + (b"?" + query if query else b"")
@@ -192,7 +197,7 @@ class RelayEndpoint:
 
     def _for_engine(self, headers: Headers, request_id: str) -> Headers:
         """A tenant's key is ours to check and not the engine's to see."""
-        drop = _OWN | {b"authorization"} if self._tenants.configured else _OWN
+        drop = _OWN.union(_KEYS) if self._tenants.configured else _OWN
         kept = end_to_end(headers, drop=drop)
         return [*kept, (b"accept-encoding", b"identity"), (b"x-request-id", request_id.encode())]
 

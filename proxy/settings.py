@@ -31,6 +31,7 @@ LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidat
 class Backend(BaseModel):
     """One vLLM server and the devices it runs on: one energy group.
 
+    name: what reports call it; by default the url's host and port, without the user and password that may stand there.
     gpus: UUIDs as `jouleproxy meters` prints them; empty means all devices the meter finds.
     meter: overrides the general setting for this group. api_key: sent to the server instead of the client's key.
     model_config_file: the model's config.json, for the prior of its energy weights; found by itself when local.
@@ -59,7 +60,7 @@ class Backend(BaseModel):
         if isinstance(given, str):
             given = {"url": given}
         if isinstance(given, dict) and not given.get("name") and isinstance(given.get("url"), str):
-            given = {**given, "name": urlsplit(given["url"]).netloc}
+            given = {**given, "name": urlsplit(given["url"]).netloc.rpartition("@")[2]}
         return given
 
 
@@ -72,7 +73,7 @@ class Tenant(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    key_sha256: tuple[str, ...]
+    key_sha256: tuple[str, ...] = Field(min_length=1)
 
     @field_validator("key_sha256")
     @classmethod
@@ -90,7 +91,7 @@ class Settings(BaseSettings):
 
     backends: Annotated[tuple[Backend, ...], NoDecode] = Field(
         (Backend(url="http://127.0.0.1:8000"),),
-        description="vLLM servers: URLs separated by commas, or tables in the TOML file",
+        description="vLLM servers: a URL, or tables in the TOML file; several need tables, each with its own gpus",
     )
     host: str = Field("127.0.0.1", description="address of the traffic listener")
     port: int = Field(8080, ge=0, le=65535, description="port of the traffic listener")
@@ -112,7 +113,7 @@ class Settings(BaseSettings):
     answer_timeout_s: float = Field(900.0, gt=0, description="seconds a backend may be silent before 504")
     health_period_s: float = Field(2.0, gt=0, description="seconds between health checks of each backend")
     scrape_period_s: float = Field(1.0, gt=0, description="seconds between reads of each engine's own counters")
-    prefill_wait_s: float = Field(30.0, gt=0, description="how long a window waits for a request's first token")
+    prefill_wait_s: float = Field(10.0, gt=0, description="how long a window waits for a request's first token")
     silent_wait_s: float = Field(0.5, gt=0, description="how long a window waits for a non-streaming answer")
     unmeasured_after_s: float = Field(30.0, gt=0, description="a gap between readings longer than this is unmeasured")
     retention_days: int | None = Field(None, ge=1, description="days that request rows are kept; none: for ever")

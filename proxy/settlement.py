@@ -35,7 +35,7 @@ class MeterHealth:
 class Settlement:
     """Owns the groups' progress. `lock` guards them against the metrics thread; the loop holds it for one pass.
 
-    known: per meter, epoch and counter where the ledger left off.
+    known: per meter, the counter where the ledger left off, if it still counts from the same origin.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Settlement:
         store: Store,
         *,
         clock: Clock,
-        known: Mapping[str, tuple[str, int]],
+        known: Mapping[str, Microjoules],
         on_finished: Callable[[Bill], None],
     ) -> None:
         self.groups = groups
@@ -66,10 +66,8 @@ class Settlement:
         """A reading; called on the loop's thread."""
         health = self.health[meter.name]
         health.last_read, health.call_ns = sample.at, call
-        epoch, counter = self._known.get(meter.name, ("", 0))
-        same = epoch == meter.epoch
         with self.lock:
-            self._group_of[meter.name].sampled(meter.name, sample, known_counter=Microjoules(counter) if same else None)
+            self._group_of[meter.name].sampled(meter.name, sample, known_counter=self._known.get(meter.name))
 
     def failed(self, meter: Meter) -> None:
         """A reading that did not come."""

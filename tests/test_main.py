@@ -51,6 +51,7 @@ def test_every_option_has_help(name: str) -> None:
         (["serve", "--workers", "4"], "one process must see all requests"),
         (["serve", "--backend", "127.0.0.1:8000"], "looks like http://127.0.0.1:8000"),
         (["serve", "--meter", "magic"], "'magic' is no meter"),
+        (["serve", "--meter", "a[b]c"], "'a[b]c' is no meter"),
         (["serve", "--meter", "nvml"], "nvml"),
         (["serve", "--policy", "fair"], "policy"),
         (["serve", "--config", "missing.toml"], "does not exist"),

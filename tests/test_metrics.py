@@ -3,6 +3,7 @@ The page shows the books: every name of the contract and no other, and sums that
 """
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ COUNTERS = {
     "ledger_dropped_rows_total": set(),
     "meter_failures_total": {"gpu", "backend"},
     "meter_resets_total": {"gpu", "backend"},
+    "meter_stuck_total": {"gpu", "backend"},
 }
 GAUGES = {
     "gpu_power_watts": {"gpu", "backend"},
@@ -38,6 +40,7 @@ GAUGES = {
     "meter_counter_power_ratio": {"gpu", "backend"},
     "meter_read_seconds": {"gpu", "backend"},
     "settlement_lag_seconds": {"backend"},
+    "ledger_behind_postings": set(),
     "imbalance_joules": {"backend"},
     "requests_in_flight": {"backend"},
     "backend_up": {"backend"},
@@ -92,6 +95,7 @@ class Page:
                 clock=lambda: self.now,
                 backend_up=lambda: {"b": True},
                 dropped_rows=lambda: 3,
+                ledger_behind=lambda: 5,
                 max_tenants=max_tenants,
             )
         )
@@ -210,6 +214,30 @@ def test_tenants_are_bounded() -> None:
     assert page.total_uj("tenant_energy_joules_total") == requests
 
 
+def test_a_tenant_keeps_its_label() -> None:
+    """With several backends who comes later takes nobody's place: every counter only grows, and nothing is lost."""
+    patience = Patience(prefill=SECOND, silent=SECOND, scrape=SECOND, gap=SECOND)
+    groups = {name: Group(name, [], weights=roofline_prior(LLAMA_8B), patience=patience) for name in ("b1", "b2")}
+    nobody: Any = None
+    settlement = Settlement(groups, {}, nobody, clock=lambda: Nanoseconds(0), known={}, on_finished=nobody)
+    registry = CollectorRegistry()
+    registry.register(
+        BooksCollector(settlement, clock=lambda: 0, backend_up=lambda: {}, dropped_rows=lambda: 0, max_tenants=2)
+    )
+    scrapes = []
+    for charged in ("b2 p", "b2 other", "b1 q", "b1 r", "b2 q", "b1 s", "b1 p"):
+        backend, tenant = charged.split()
+        groups[backend].tallies.energy_by_tenant[tenant] += 1_000_000
+        text = generate_latest(registry).decode()
+        lines = [line for line in text.splitlines() if line.startswith("jouleproxy_tenant_energy")]
+        scrapes.append({line.split('"')[1]: float(line.split()[-1]) for line in lines})
+        assert sum(scrapes[-1].values()) == len(scrapes)
+
+    assert scrapes[-1] == {"p": 2.0, "q": 2.0, "other": 3.0}
+    for before, after in pairwise(scrapes):
+        assert all(after[tenant] >= energy for tenant, energy in before.items())
+
+
 def test_counts_of_requests_and_tokens(page: Page) -> None:
     """By outcome and by kind; cached tokens are a part of the prompt's."""
     page.run()
@@ -252,5 +280,9 @@ def test_health_gauges(page: Page) -> None:
     assert page.values("gpu_power_watts")["b", "GPU-1"] == pytest.approx(24.69, abs=0.01)
     assert page.values("meter_counter_power_ratio")["b", "GPU-1"] == pytest.approx(24.69 / 20, abs=0.01)
     assert page.values("ledger_dropped_rows_total") == {(): 3.0}
+    assert page.values("ledger_behind_postings") == {(): 5.0}
+    assert page.values("meter_stuck_total") == {("b", "GPU-1"): 0.0}
+    page.group.meters["GPU-1"].timeline.stuck = 2
+    assert page.values("meter_stuck_total") == {("b", "GPU-1"): 2.0}
     (labels,) = [labels for name, labels, _ in page.samples() if name == "meter_info"]
     assert labels == {"gpu": "GPU-1", "backend": "b", "kind": "recorded", "estimated": "false"}

@@ -277,11 +277,51 @@ def test_a_whole_answer_keeps_its_body() -> None:
 
 def test_the_engines_own_queue_time_is_believed() -> None:
     """Who waits in the queue does not pay."""
-    road = Road(a=whole(b'{"a":1,"usage":{"completion_tokens":1},"metrics":{"queue_time_ms":1.5}}'))
+    road = Road(a=whole(b'{"a":1,"usage":{"completion_tokens":1},"metrics":{"queue_time_ms":0.5}}'))
 
     road.send(b'{"model":"m"}')
 
-    assert road.flight.scheduled == road.flight.sent + 1_500_000
+    assert road.flight.scheduled == road.flight.sent + 500_000
+
+
+@pytest.mark.parametrize("told", [b"1e300", b"86400000", b"1e9"])
+def test_a_queue_time_ends_before_the_answer(told: bytes) -> None:
+    """However long the engine says it was: the request was taken up between its sending and its answer."""
+    road = Road(a=whole(b'{"a":1,"metrics":{"queue_time_ms":%s}}' % told))
+
+    road.send(b'{"model":"m"}')
+
+    assert road.flight.scheduled == road.flight.ended
+
+
+@pytest.mark.parametrize("told", [b"-5", b"1e999", b"1.2.3", b"+-", b"e"])
+def test_a_queue_time_that_is_none_is_ignored(told: bytes) -> None:
+    """The answer is passed on, whatever stands there."""
+    road = Road(a=whole(b'{"a":1,"metrics":{"queue_time_ms":%s}}' % told))
+
+    road.send(b'{"model":"m"}')
+
+    assert (road.flight.scheduled, road.client.status) == (None, 200)
+
+
+def test_a_queue_time_of_a_stream_ends_before_its_first_token() -> None:
+    """Who has a token has left the queue."""
+    last = LAST.replace(b"]", b'],"metrics":{"queue_time_ms":1e9}')
+    road = Road(a=stream(chunk(0), chunk(1), chunk(2) + last, DONE))
+
+    road.send()
+
+    assert road.flight.scheduled == road.flight.first
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/embeddings", "/v1/messages"])
+def test_what_a_client_wrote_is_no_queue_time(path: str) -> None:
+    """/v1/responses gives back the client's own JSON; only chat and completions tell a queue time of the engine's."""
+    road = Road(a=whole(b'{"text":{"format":{"schema":{"queue_time_ms":0.5}}}}'))
+
+    road.send(b'{"model":"m"}', path)
+
+    assert road.flight.scheduled is None
 
 
 def test_a_refusal_of_the_engine_costs_nothing() -> None:
@@ -303,6 +343,8 @@ def test_a_refusal_of_the_engine_costs_nothing() -> None:
         (b'{"model":"nobody\'s"}', 404, UNKNOWN),
         (b"{}", 200, "m"),
         (b"{}", 400, UNKNOWN),
+        (b'{"model":"invented"}', 307, UNKNOWN),
+        (b'{"model":"m"}', 307, "m"),
     ],
 )
 def test_models_become_labels_only_when_served(asked: bytes, status: int, expected: str) -> None:
@@ -315,13 +357,50 @@ def test_models_become_labels_only_when_served(asked: bytes, status: int, expect
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("POST", "/v1/responses", "invented"),
+        ("POST", "/v1/messages", "invented"),
+        ("POST", "/v1/embeddings", "invented"),
+        ("POST", "/rerank", "invented"),
+        ("POST", "/ping", UNKNOWN),
+        ("POST", "/detokenize", UNKNOWN),
+        ("POST", "/v1/anything", UNKNOWN),
+        ("GET", "/v1/models", "m"),
+    ],
+)
+def test_a_new_name_is_a_label_only_where_the_engine_checks_it(method: str, path: str, expected: str) -> None:
+    """An endpoint that ignores the name says 200 to every one of them; no name at all is the engine's model."""
+    road = Road(a=whole(b"{}"))
+
+    road.send(b'{"model":"invented"}', path, method)
+
+    assert [bill.model for bill in road.bills] == [expected]
+
+
+@pytest.mark.parametrize(
     ("method", "path", "work"),
-    [("POST", "/v1/embeddings", True), ("GET", "/v1/models", False), ("POST", "/tokenize", False)],
+    [
+        ("POST", "/v1/embeddings", True),
+        ("GET", "/v1/models", False),
+        ("POST", "/tokenize", False),
+        ("POST", "/ping", False),
+    ],
 )
 def test_who_does_no_work_is_not_charged(method: str, path: str, work: bool) -> None:
-    """Reading a list and counting tokens do not use the GPU."""
+    """Reading a list, counting tokens and asking for health do not use the GPU."""
     road = Road(a=whole(b"{}"))
 
     road.send(b"{}", path, method)
 
     assert road.flight.metered_work is work
+
+
+@pytest.mark.parametrize(("path", "decodes"), [(CHAT, True), ("/v1/embeddings", False), ("/rerank", False)])
+def test_who_makes_no_tokens(path: str, decodes: bool) -> None:
+    """Embeddings and scores are prompt work only."""
+    road = Road(a=whole(b"{}"))
+
+    road.send(b'{"model":"m"}', path)
+
+    assert road.flight.decodes is decodes

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from fastapi import FastAPI
@@ -208,6 +209,26 @@ def test_list_is_newest_first_and_bounded(office: Office) -> None:
     ]
 
     assert names == [["r2", "r1", "r0"], ["r2"], ["r2", "r1"]]
+
+
+def test_a_long_list_is_for_operators(office: Office) -> None:
+    """On the traffic port it would hold up those who wait for answers."""
+    assert office.get("requests", limit=100_000)[0] == 200
+    assert office.get("requests", tenant="acme", limit=1000)[0] == 200
+    status, found = office.get("requests", tenant="acme", limit=1001)
+    assert (status, found["error"]["param"]) == (400, "limit")
+
+
+@pytest.mark.parametrize("request_id", ["a/b", "a/b/", "/a", "https://x/y"])
+def test_an_id_with_slashes_is_found(office: Office, request_id: str) -> None:
+    """A client may name its request so; the list beside it is still the list."""
+    office.world.run_request(request_id)
+    office.settle()
+
+    status, found = office.get(f"requests/{quote(request_id, safe='/')}")
+
+    assert (status, found.get("request_id")) == (200, request_id)
+    assert [r["request_id"] for r in office.get("requests")[1]["requests"]] == [request_id]
 
 
 @pytest.mark.parametrize(

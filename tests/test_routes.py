@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from proxy.accounting.units import Nanoseconds
 from proxy.errors import BodyTooLarge, NoBackend, Unauthorized
@@ -104,22 +105,54 @@ class TestTenants:
         """Keys are the engine's matter then."""
         tenants = Tenants({}, str)
 
-        assert (tenants.configured, tenants.name_of(None), tenants.name_of(b"Bearer x")) == (
-            False,
-            "default",
-            "default",
-        )
+        assert not tenants.configured
+        assert [tenants.name_of(headers) for headers in ([], [(b"authorization", b"Bearer x")])] == ["default"] * 2
+
+    def test_tenants_without_keys_let_nobody_in(self) -> None:
+        """Configured is configured: a list of keys that came out empty must not open the door."""
+        tenants = Tenants({}, str, configured=True)
+
+        assert tenants.configured
+        with pytest.raises(Unauthorized):
+            tenants.name_of([(b"authorization", b"Bearer x")])
 
     @pytest.mark.parametrize("header", [b"Bearer key", b"bearer key", b"BEARER  key "])
     def test_a_key_has_a_name(self, header: bytes) -> None:
         """The scheme's case and spaces do not matter."""
-        assert Tenants({"<key>": "acme"}, lambda key: f"<{key}>").name_of(header) == "acme"
+        assert Tenants({"<key>": "acme"}, lambda key: f"<{key}>").name_of([(b"authorization", header)]) == "acme"
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            [(b"x-api-key", b"key")],
+            [(b"X-API-Key", b" key ")],
+            [(b"authorization", b"Bearer of something else"), (b"x-api-key", b"key")],
+        ],
+    )
+    def test_a_key_as_anthropics_clients_send_it(self, headers: Headers) -> None:
+        """x-api-key holds the key alone."""
+        assert Tenants({"<key>": "acme"}, lambda key: f"<{key}>").name_of(headers) == "acme"
+
+    @pytest.mark.parametrize("headers", [[(b"authorization", b"Bearer ")], [(b"x-api-key", b"")], []])
+    def test_an_empty_key_is_no_key(self, headers: Headers) -> None:
+        """Not even where the digest of nothing was configured."""
+        with pytest.raises(Unauthorized):
+            Tenants({"<>": "acme"}, lambda key: f"<{key}>").name_of(headers)
+
+    def test_routes_take_either_header(self) -> None:
+        """Whose requests a caller may see is decided by the same key."""
+        tenants = Tenants({"<key>": "acme"}, lambda key: f"<{key}>")
+
+        for header in ((b"authorization", b"Bearer key"), (b"x-api-key", b"key")):
+            assert tenants.of(Request({"type": "http", "headers": [header]})) == "acme"
 
     @pytest.mark.parametrize("header", [None, b"", b"key", b"Basic key", b"Bearer", b"Bearer other", b"Bearer k\xe9y"])
     def test_anything_else_is_refused(self, header: bytes | None) -> None:
         """With a sentence that does not repeat the key."""
         with pytest.raises(Unauthorized) as caught:
-            Tenants({"<key>": "acme"}, lambda key: f"<{key}>").name_of(header)
+            Tenants({"<key>": "acme"}, lambda key: f"<{key}>").name_of(
+                [] if header is None else [(b"authorization", header)]
+            )
 
         assert "other" not in caught.value.message.split()
 
@@ -203,10 +236,11 @@ class TestEndpoint:
         """It is checked here and dropped here."""
         edge = Edge(tenants={"k": "acme"})
 
-        edge.ask(headers=[(b"authorization", b"Bearer k")])
+        for key in ((b"authorization", b"Bearer k"), (b"X-Api-Key", b"k")):
+            edge.ask(headers=[key, (b"x-api-key", b"k")])
 
-        assert edge.relay.seen[0].tenant == "acme"
-        assert b"authorization" not in dict(edge.relay.seen[0].headers)
+        assert [seen.tenant for seen in edge.relay.seen] == ["acme"] * 2
+        assert not any({b"authorization", b"x-api-key"} & dict(seen.headers).keys() for seen in edge.relay.seen)
 
     def test_every_answer_has_our_request_id(self) -> None:
         """The engine's own is replaced; refusals have one too."""

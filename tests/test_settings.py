@@ -124,6 +124,15 @@ def test_a_key_is_not_shown(tmp_path: Path) -> None:
     assert "very-secret" not in repr(load_settings(file))
 
 
+def test_a_backends_name_is_without_its_password(tmp_path: Path) -> None:
+    """The name is a label and stands in every record."""
+    file = write(tmp_path / "u.toml", '[[backends]]\nurl = "http://user:very-secret@host:8000/v1"')
+
+    (backend,) = load_settings(file).backends
+
+    assert (backend.name, backend.url) == ("host:8000", "http://user:very-secret@host:8000")
+
+
 def test_settings_do_not_change() -> None:
     """What was checked stays as it was checked."""
     with pytest.raises(ValueError, match="frozen"):
@@ -149,6 +158,7 @@ def test_none_by_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ('backends = "localhost:8000"', "backends.0.url: a backend's url looks like http://127.0.0.1:8000, not "),
         ('[[backends]]\nurl = "http://a"\ngpu = ["x"]', "backends.0.gpu: Extra inputs are not permitted"),
         ('[[backends]]\nname = "a"', "backends.0.url: Field required"),
+        ('[[tenants]]\nname = "a"\nkey_sha256 = []', "tenants.0.key_sha256: Tuple should have at least 1 item"),
         ('[[tenants]]\nname = "a"\nkey_sha256 = ["secret"]', "key_sha256 holds 64 hex digits each"),
         (
             f'[[tenants]]\nname = "a"\nkey_sha256 = ["{DIGEST}"]\n[[tenants]]\nname = "b"\nkey_sha256 = ["{DIGEST}"]',

@@ -35,7 +35,7 @@ class World:
     """A settlement with one backend, one meter, a clock to turn and a store that keeps what it gets."""
 
     def __init__(
-        self, known: Mapping[str, tuple[str, int]] | None = None, keep: Callable[[Posting], None] | None = None
+        self, known: Mapping[str, Microjoules] | None = None, keep: Callable[[Posting], None] | None = None
     ) -> None:
         self.now = Nanoseconds(1_000 * SECOND)
         self.postings: list[Posting] = []

@@ -91,9 +91,13 @@ def presence(flight: Flight, window: Span) -> Span | None:
     """When the engine held the flight, as far as it falls in the window; never for one it refused."""
     if flight.refused or not flight.metered_work:
         return None
-    start = flight.sent if flight.scheduled is None else flight.scheduled
     end = window.end if flight.ended is None else flight.ended
-    return Span(start, end).within(window) if end > start else None
+    return Span(flight.start, end).within(window) if end > flight.start else None
+
+
+def prefill_s(flight: Flight, weights: Weights) -> float:
+    """Seconds that the flight's prefill takes by itself, as predicted."""
+    return weights.step_s * max(1, ceil(flight.computed / BATCHED_TOKENS)) + weights.token_s * flight.computed
 
 
 def prefill_span(flight: Flight, weights: Weights, now: Nanoseconds) -> Span | None:
@@ -101,13 +105,13 @@ def prefill_span(flight: Flight, weights: Weights, now: Nanoseconds) -> Span | N
 
     A silent answer that is over divides its time between prefill and decode as predicted.
     """
-    start = flight.sent if flight.scheduled is None else flight.scheduled
+    start = flight.start
     if flight.first is not None:
         end = flight.first
     elif not flight.silent:
         end = now if flight.ended is None else flight.ended
     else:
-        predicted = weights.step_s + weights.token_s * flight.computed
+        predicted = prefill_s(flight, weights)
         steps = (flight.completion_tokens or 0) / flight.sequences
         if flight.ended is None:
             end = Nanoseconds(start + round(predicted * 1e9))
@@ -126,7 +130,9 @@ def decode_bursts(
     """
     if not flight.silent:
         for before, after in pairwise(flight.ticks):
-            if after.at > window.start and before.at < window.end and after.at > before.at:
+            if before.at >= window.end:
+                return
+            if after.at > window.start and after.at > before.at:
                 yield Span(before.at, after.at), float(before.tokens), float(after.tokens - before.tokens)
         return
     prefill = prefill_span(flight, weights, window.end)
@@ -136,35 +142,46 @@ def decode_bursts(
         rest = max(0.0, total - flight.sequences)
         if flight.ended > start and rest:
             yield Span(start, flight.ended), total - rest, rest
-    elif window.end > start and step_rate > 0:
+    elif flight.decodes and window.end > start and step_rate > 0:
         done = float(flight.sequences) * (1 + step_rate * max(0, window.start - start))
         begin = max(start, window.start)
         yield Span(begin, window.end), done, step_rate * (window.end - begin) * flight.sequences
 
 
 def step_rate(flights: Sequence[Flight], window: Span) -> float | None:
-    """Engine steps per nanosecond in the window: those of the stream that saw most; None without a stream."""
-    best: float | None = None
+    """Engine steps per nanosecond in the window: those of the stream that covers most of it; None without one."""
+    best, most_ns = None, 0
     for flight in flights:
-        tokens, time_ns = 0.0, 0
-        for before, after in pairwise(flight.ticks) if not flight.silent else ():
-            part = Span(before.at, after.at).within(window) if after.at > before.at else None
-            if part:
-                tokens += (after.tokens - before.tokens) * part.length / (after.at - before.at)
-                time_ns += part.length
-        if time_ns:
-            rate = tokens / flight.sequences / time_ns
-            best = rate if best is None else max(best, rate)
+        if flight.silent or (flight.ended is not None and flight.ended <= window.start):
+            continue
+        tokens, time_ns = _decoded(flight, window)
+        if time_ns > most_ns:
+            best, most_ns = tokens / flight.sequences / time_ns, time_ns
     return best
+
+
+def _decoded(flight: Flight, window: Span) -> tuple[float, int]:
+    """Tokens decoded inside the window, and the nanoseconds of it that the flight's bursts cover."""
+    tokens, time_ns = 0.0, 0
+    for before, after in pairwise(flight.ticks):
+        if before.at >= window.end:
+            break
+        inside = min(after.at, window.end) - max(before.at, window.start)
+        if inside > 0:
+            tokens += (after.tokens - before.tokens) * inside / (after.at - before.at)
+            time_ns += inside
+    return tokens, time_ns
 
 
 def _add_prefill(work: Work, flight: Flight, span: Span, part: Span, share: float, rate: float | None) -> None:
     low, high = (part.start - span.start) / span.length, (part.end - span.start) / span.length
-    tokens = float(flight.computed)
-    cached, uncached = (flight.cached_tokens or 0) / flight.prompts, flight.uncached / flight.prompts
+    # Without a first token nobody knows how far the prefill is: it holds its place in the steps, no more.
+    begun = flight.first is not None or flight.silent or flight.ended is not None
+    tokens = float(flight.computed) if begun else 0.0
+    cached, uncached = flight.cached / flight.prompts, flight.uncached / flight.prompts
     work.prefill += tokens * (high - low)
     work.prefill_context += tokens * (high - low) * (cached + uncached * (low + high) / 2)
-    work.tokens += flight.prompt * (high - low)
+    work.tokens += flight.prompt * (high - low) if begun else 0.0
     alone = max(1, ceil(tokens / BATCHED_TOKENS)) * (high - low)
     steps = alone if rate is None else rate * part.length
     work.steps += steps * share * flight.sequences

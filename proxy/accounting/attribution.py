@@ -97,10 +97,7 @@ def _weight(policy: Policy, work: Work, joules: float) -> float:
     return work.output_tokens if policy == "output-tokens" else work.present_ns
 
 
-def _unseen_work(unseen: UnseenTraffic, window: Span, crowd: Crowd) -> Work:
-    inside = unseen.span.within(window)
-    if inside is None:
-        return Work()
+def _unseen_work(unseen: UnseenTraffic, inside: Span, crowd: Crowd) -> Work:
     part = inside.length / unseen.span.length
     prompt, decode = unseen.prompt * part, unseen.decode * part
     return Work(
@@ -139,7 +136,7 @@ def split(
     weights: Weights,
     policy: Policy = "weighted",
     idle_w: float | None = None,
-    unseen: UnseenTraffic | None = None,
+    unseen: Sequence[UnseenTraffic] = (),
 ) -> Split:
     """Divide a window among the flights that overlap it; the order of `flights` does not matter.
 
@@ -151,21 +148,21 @@ def split(
     ordered = sorted(flights, key=lambda flight: flight.row)
     held = [(flight, where) for flight in ordered if (where := presence(flight, span)) is not None]
     crowd_of: list[tuple[Span, float]] = [(where, float(flight.sequences)) for flight, where in held]
-    stranger = unseen.span.within(span) if unseen else None
-    if unseen and stranger:
-        crowd_of.append((stranger, unseen.sequences))
+    strangers = [(one, where) for one in unseen if (where := one.span.within(span)) is not None]
+    crowd_of += [(where, one.sequences) for one, where in strangers]
     crowd = Crowd(span, crowd_of)
     idle = idle_energy(window, crowd.covered_ns, idle_w)
     present = [flight for flight, _ in held]
     rate = step_rate(present, span)
     works = [work_in(flight, span, crowd, weights, rate) for flight in present]
-    works.append(_unseen_work(unseen, span, crowd) if unseen else Work())
+    works += [_unseen_work(one, where, crowd) for one, where in strangers]
     return _divide(window, present, works, idle, weights, policy)
 
 
 def _divide(
     window: Window, flights: list[Flight], works: list[Work], idle: Microjoules, weights: Weights, policy: Policy
 ) -> Split:
+    """`works` holds the flights' in their order, then those of strangers."""
     phases = [predicted(work, weights) for work in works]
     forecast = [sum(parts) for parts in phases]
     chosen = [_weight(policy, work, joules) for work, joules in zip(works, forecast, strict=True)]
@@ -178,10 +175,11 @@ def _divide(
     plain = apportion(active, _first_that_sees([work.tokens for work in works], forecast, chosen))
     shares = tuple(
         Share(flight, energy, *_by_phase(energy, parts), token_share)
-        for flight, energy, parts, token_share in zip(flights, energies[:-1], phases[:-1], plain[:-1], strict=True)
+        for flight, energy, parts, token_share in zip(flights, energies, phases, plain, strict=False)
         if energy or token_share
     )
-    return Split(window, shares, idle, energies[-1], Microjoules(0), sum(forecast))
+    strangers = Microjoules(sum(energies[len(flights) :]))
+    return Split(window, shares, idle, strangers, Microjoules(0), sum(forecast))
 
 
 def _first_that_sees(*candidates: list[float]) -> list[float]:

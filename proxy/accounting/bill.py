@@ -54,7 +54,8 @@ class Bill:
         """Adds the active energy of a window in which this request ran: the whole of which its share is a part."""
         window = split.window
         if presence(self.flight, Span(window.start, window.end)) is not None:
-            self.metered_uj += window.energy - split.idle
+            self.metered_uj += split.active
+            self.unmeasured |= split.unmeasured > 0
 
     def duration_ns(self, now: Nanoseconds) -> Nanoseconds:
         """From sending to the last byte, or to now."""

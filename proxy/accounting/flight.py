@@ -32,6 +32,8 @@ class Flight:
     silent: the answer comes in one piece, so token times are unknown.
     rough: a stream without running counts; until its end its ticks count chunks, of which a chunk may hold many tokens.
     metered_work: whether the endpoint does any work on the GPU (tokenising does not).
+    decodes: whether it makes tokens (embeddings do not).
+    scheduled: when the engine took it up, as the engine said; scheduled_guess, cached_guess: inferred meanwhile.
     """
 
     row: str
@@ -43,10 +45,13 @@ class Flight:
     silent: bool = False
     rough: bool = False
     metered_work: bool = True
+    decodes: bool = True
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_guess: int = 0
     scheduled: Nanoseconds | None = None
+    scheduled_guess: Nanoseconds | None = None
     first: Nanoseconds | None = None
     last: Nanoseconds | None = None
     ended: Nanoseconds | None = None
@@ -80,9 +85,20 @@ class Flight:
         return self.prompt_estimate if self.prompt_tokens is None else self.prompt_tokens
 
     @property
+    def cached(self) -> int:
+        """Prompt tokens found in the cache, as the engine said or else as guessed."""
+        return self.cached_guess if self.cached_tokens is None else self.cached_tokens
+
+    @property
     def uncached(self) -> int:
         """Prompt tokens that were not found in the cache, each prompt counted once."""
-        return max(0, self.prompt - (self.cached_tokens or 0))
+        return max(0, self.prompt - self.cached)
+
+    @property
+    def start(self) -> Nanoseconds:
+        """When its work began: as the engine said, as guessed, or else when it was sent."""
+        known = self.scheduled_guess if self.scheduled is None else self.scheduled
+        return self.sent if known is None else known
 
     @property
     def computed(self) -> int:

@@ -4,24 +4,25 @@ A window is divided once every request in it has been heard of after the window'
 are known; a long prefill holds its windows open, up to a limit. Pure: time comes in as a parameter.
 """
 
-from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from proxy.accounting.activity import Span
 from proxy.accounting.attribution import Policy, Split, split, unmeasured
 from proxy.accounting.bill import Bill
-from proxy.accounting.books import Accounts, Tallies
+from proxy.accounting.books import Tallies
+from proxy.accounting.engine_view import EngineView
 from proxy.accounting.flight import Flight
-from proxy.accounting.idle import IdlePower
+from proxy.accounting.meter_state import MeterState
 from proxy.accounting.provisional import Provisional, forecast
 from proxy.accounting.samples import Sample, Timeline, Window
 from proxy.accounting.units import SECOND, Microjoules, Nanoseconds, joules
-from proxy.accounting.unseen import EngineCounters, SeenTokens, UnseenTraffic, UnseenWatch
+from proxy.accounting.unseen import EngineCounters
 from proxy.accounting.weights import Weights
 
 FADE = 0.98
 """What a window leaves of the sums that make kappa: about the last fifty windows count."""
+WINDOWS_A_PASS = 64
+"""Windows divided before the loop gets to breathe: seconds of readings, milliseconds of work."""
 STALLED_WAIT = Nanoseconds(2 * SECOND)
 """A stream that gave tokens and then none for this long holds no window open any more."""
 
@@ -34,20 +35,6 @@ class Patience:
     silent: Nanoseconds
     scrape: Nanoseconds
     gap: Nanoseconds
-
-
-@dataclass(slots=True)
-class MeterState:
-    """One meter of the group. `counter` is where its divided windows reach to."""
-
-    name: str
-    timeline: Timeline
-    idle: IdlePower = field(default_factory=IdlePower)
-    waiting: deque[tuple[Window, Microjoules]] = field(default_factory=deque)
-    accounts: Accounts = field(default_factory=Accounts)
-    settled_until: Nanoseconds | None = None
-    counter: Microjoules | None = None
-    last_power_w: float | None = None
 
 
 class Group:
@@ -76,12 +63,8 @@ class Group:
         self.grade = grade
         self.estimated = estimated
         self._measured_j = self._predicted_j = 0.0
-        self.engine: EngineCounters | None = None
+        self.engine = EngineView()
         self._patience = patience
-        self._unseen_watch = UnseenWatch()
-        self._unseen: deque[UnseenTraffic] = deque(maxlen=8)
-        self._scraped: Nanoseconds | None = None
-        self._closed_prompt = self._closed_completion = 0
 
     def open(self, bill: Bill) -> None:
         """A request was sent to this backend."""
@@ -96,34 +79,29 @@ class Group:
         if state.timeline.last is None:
             state.settled_until, state.counter = sample.at, sample.counter
             if known_counter is not None and sample.counter >= known_counter:
-                state.accounts.unattributed += sample.counter - known_counter
-                state.accounts.meter += sample.counter - known_counter
+                state.unwatched_uj = sample.counter - known_counter
+                state.accounts.unattributed += state.unwatched_uj
+                state.accounts.meter += state.unwatched_uj
         state.last_power_w = sample.power_w
         window = state.timeline.accept(sample)
         if window is not None:
-            state.waiting.append((window, sample.counter))
+            # What was bridged is booked: a restart must not take it for new when the counter catches up.
+            state.waiting.append((window, Microjoules(sample.counter + state.timeline.bridged_uj)))
 
     def scraped(self, counters: EngineCounters | None, at: Nanoseconds) -> None:
         """The engine's own counters were read at `at`; None when they could not be."""
-        self._scraped = at
-        self.engine = counters
-        if counters is not None:
-            found = self._unseen_watch.compare(counters, self._seen())
-            if found:
-                self._unseen.append(found)
+        self.engine.scraped(counters, at, self._flights(), reached=self.settled_until)
 
-    def _seen(self) -> SeenTokens:
-        flights = [bill.flight for bill in self.bills.values()]
-        uncounted = sum(1 for flight in flights if flight.uncounted)
-        prompt = sum(f.computed for f in flights if f.first or f.completion_tokens is not None)
-        completion = sum(f.completion_tokens or 0 for f in flights)
-        return SeenTokens(self._closed_prompt + prompt, self._closed_completion + completion, uncounted)
+    def _flights(self) -> list[Flight]:
+        return [bill.flight for bill in self.bills.values()]
 
     def settle(self, now: Nanoseconds, *, force: bool = False) -> list[Split]:
         """Divides every window that is ready, books it, and gives the splits. force: at shutdown."""
         done: list[Split] = []
         for state in self.meters.values():
-            while state.waiting and (force or self._ready(state.waiting[0][0], now)):
+            for _ in range(len(state.waiting) if force else WINDOWS_A_PASS):
+                if not state.waiting or not (force or self._ready(state.waiting[0][0], now)):
+                    break
                 window, counter = state.waiting.popleft()
                 result = self._split(window, state)
                 state.accounts.add(result)
@@ -134,7 +112,7 @@ class Group:
 
     def _ready(self, window: Window, now: Nanoseconds) -> bool:
         age = now - window.end
-        if age < self._patience.scrape and (self._scraped is None or self._scraped < window.end):
+        if age < self._patience.scrape and not self.engine.seen_after(window.end):
             return False
         return all(
             bill.flight.heard_after(window.end) or age >= self._wait(bill.flight) for bill in self.bills.values()
@@ -148,19 +126,20 @@ class Group:
     def _split(self, window: Window, state: MeterState) -> Split:
         if window.end - window.start > self._patience.gap:
             return unmeasured(window)
-        flights = [bill.flight for bill in self.bills.values()]
-        stranger = next((u for u in self._unseen if u.span.within(Span(window.start, window.end))), None)
+        flights = self.engine.taken_up(self._flights(), self.weights)
         result = split(
-            window, flights, weights=self.weights, policy=self.policy, idle_w=state.idle.watts, unseen=stranger
+            window,
+            flights,
+            weights=self.weights,
+            policy=self.policy,
+            idle_w=state.idle.watts,
+            unseen=self.engine.unseen,
         )
-        if result.idle == window.energy and not self._engine_busy():
+        if result.idle == window.energy and not self.engine.busy:
             state.idle.learn(window)
         else:
             state.idle.worked_until(window.end)
         return result
-
-    def _engine_busy(self) -> bool:
-        return self.engine is not None and self.engine.running > 0
 
     def _book(self, result: Split) -> None:
         for share in result.shares:
@@ -200,16 +179,19 @@ class Group:
                     flight.forget_before(reached)
                 continue
             settled = reached is not None and reached >= flight.ended
-            if settled or not flight.metered_work or force or now - flight.ended > self._patience.gap:
-                bill.unmeasured = flight.metered_work and not settled
+            if settled or not flight.metered_work or force or self._unreadable(flight.ended, now):
+                bill.unmeasured |= flight.metered_work and not settled
                 finished.append(self._close(bill))
         return finished
 
+    def _unreadable(self, ended: Nanoseconds, now: Nanoseconds) -> bool:
+        """Whether a meter has given nothing since then for longer than any gap that is still divided."""
+        last = [state.timeline.last for state in self.meters.values()]
+        return now - ended > self._patience.gap and any(sample is None or sample.at < ended for sample in last)
+
     def _close(self, bill: Bill) -> Bill:
         flight = self.bills.pop(bill.flight.row).flight
-        if flight.metered_work:
-            self._closed_prompt += flight.computed if flight.completion_tokens is not None else 0
-            self._closed_completion += flight.completion_tokens or 0
+        self.engine.closed(flight)
         counted = (flight.prompt_tokens, flight.cached_tokens, flight.completion_tokens)
         for kind, tokens in zip(("prompt", "cached", "completion"), counted, strict=True):
             self.tallies.tokens_by_model_kind[bill.model, kind] += tokens or 0

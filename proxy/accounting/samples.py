@@ -52,7 +52,8 @@ class Window:
 class Timeline:
     """Turns the samples of one meter into windows that touch and never overlap.
 
-    power_w: mean power of the last window. resets, stuck: how often that happened.
+    power_w: mean power of the last window. resets, stuck: how often that happened. total_uj: energy of all windows.
+    bridged_uj: what was bridged while the counter stood still and it has not caught up with yet.
     """
 
     def __init__(self, meter: str) -> None:
@@ -61,7 +62,8 @@ class Timeline:
         self.power_w: float | None = None
         self.resets = 0
         self.stuck = 0
-        self._bridged_uj = 0
+        self.total_uj = 0
+        self.bridged_uj = 0
 
     def accept(self, sample: Sample) -> Window | None:
         """The window this sample closes; None for the first one and while the counter stands still.
@@ -73,16 +75,19 @@ class Timeline:
         if before is None:
             self.last = sample
             return None
-        if sample.at <= before.at:
-            return None
+        window = self._close(before, sample) if sample.at > before.at else None
+        self.total_uj += window.energy if window is not None else 0
+        return window
+
+    def _close(self, before: Sample, sample: Sample) -> Window | None:
         if sample.counter == before.counter:
             return self._standing(before, sample)
         self.last = sample
         if sample.counter < before.counter:
             return self._reset(before, sample)
         moved = sample.counter - before.counter
-        known = min(moved, self._bridged_uj)
-        self._bridged_uj -= known
+        # A stuck counter either catches up at its first move or has lost that time: later moves are new energy.
+        known, self.bridged_uj = min(moved, self.bridged_uj), 0
         window = Window(self.meter, before.at, sample.at, Microjoules(moved - known))
         self.power_w = window.power_w
         return window
@@ -93,12 +98,12 @@ class Timeline:
         self.stuck += 1
         self.last = sample
         window = self._bridge(before, sample, sample.power_w)
-        self._bridged_uj += window.energy
+        self.bridged_uj += window.energy
         return window
 
     def _reset(self, before: Sample, after: Sample) -> Window | None:
         self.resets += 1
-        self._bridged_uj = 0
+        self.bridged_uj = 0
         power_w = after.power_w if after.power_w is not None else self.power_w
         return None if power_w is None else self._bridge(before, after, power_w)
 

@@ -17,7 +17,8 @@ TOKENS_UNDER_WAY = 8
 class EngineCounters:
     """One scrape of an engine's /metrics page; cumulative counts since the engine started.
 
-    computed_prompt_tokens leaves cached ones out. running is a gauge: sequences in the batch at `at`.
+    computed_prompt_tokens leaves cached ones out; cached_prompt_tokens is None where the engine does not tell them.
+    running and waiting are gauges at `at`: sequences in the batch, requests in the queue.
     """
 
     at: Nanoseconds
@@ -25,18 +26,20 @@ class EngineCounters:
     waiting: float
     generation_tokens: float
     computed_prompt_tokens: float
+    cached_prompt_tokens: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SeenTokens:
     """The relay's own cumulative counts at the same instant.
 
-    uncounted: how many open flights may have more tokens than these counts hold.
+    uncounted: how many open flights may have more tokens than these counts hold. sequences: open ones, sent here.
     """
 
     prompt: int
     completion: int
     uncounted: int
+    sequences: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +64,43 @@ class UnseenWatch:
     def compare(self, engine: EngineCounters, seen: SeenTokens) -> UnseenTraffic | None:
         """The excess since the last conclusive scrape; None when there is none or it cannot be told yet.
 
-        While a flight is open whose tokens are in the engine's count but not in ours, the comparison waits for
-        its end. A counter that fell means the engine restarted: comparison starts anew.
+        While a flight is open whose tokens are in the engine's count but not in ours, only the running sequences
+        can be compared; where they say nothing, the comparison waits for its end. A counter that fell means the
+        engine restarted: comparison starts anew.
         """
         before = self._engine
-        if before is None or engine.generation_tokens < before.generation_tokens:
+        if before is None or _restarted(before, engine):
             self._start_at(engine, seen, 0.0, 0.0)
             return None
         if seen.uncounted:
-            return None
+            return self._by_sequences(before, engine, seen)
         made = engine.generation_tokens - before.generation_tokens - (seen.completion - self._seen.completion)
         read = engine.computed_prompt_tokens - before.computed_prompt_tokens - (seen.prompt - self._seen.prompt)
         decode, prompt = made + self._carried_decode, read + self._carried_prompt
         slack = TOKENS_UNDER_WAY * (1 + engine.running)
         if max(0.0, decode) + max(0.0, prompt) <= slack:
-            self._start_at(engine, seen, min(prompt, slack), min(decode, slack))
+            # Carried both ways, but bounded: an engine that counts otherwise must not hide a stranger for ever.
+            self._start_at(engine, seen, max(prompt, -slack), max(decode, -slack))
             return None
-        self._start_at(engine, seen, min(0.0, prompt), min(0.0, decode))
+        self._start_at(engine, seen, max(-slack, min(0.0, prompt)), max(-slack, min(0.0, decode)))
         span = Span(before.at, engine.at)
         return UnseenTraffic(span, max(0.0, prompt), max(0.0, decode), max(1.0, engine.running))
+
+    def _by_sequences(self, before: EngineCounters, engine: EngineCounters, seen: SeenTokens) -> UnseenTraffic | None:
+        """While tokens cannot be compared: more running sequences than were sent from here are a stranger's."""
+        excess = min(engine.running - seen.sequences, before.running - self._seen.sequences)
+        made = engine.generation_tokens - before.generation_tokens
+        if excess < 1 or made <= 0:
+            return None
+        self._start_at(engine, seen, 0.0, 0.0)
+        return UnseenTraffic(Span(before.at, engine.at), 0.0, made * excess / engine.running, excess)
 
     def _start_at(self, engine: EngineCounters, seen: SeenTokens, prompt: float, decode: float) -> None:
         self._engine, self._seen = engine, seen
         self._carried_prompt, self._carried_decode = prompt, decode
+
+
+def _restarted(before: EngineCounters, now: EngineCounters) -> bool:
+    return (
+        now.generation_tokens < before.generation_tokens or now.computed_prompt_tokens < before.computed_prompt_tokens
+    )

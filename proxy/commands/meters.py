@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from proxy.accounting.samples import Sample
@@ -24,13 +25,13 @@ def meters(seconds: float, console: Console, pause: Pause = time.sleep) -> int:
     try:
         chosen = open_meters("auto", ())
     except JouleproxyError as error:
-        console.print(f"No meter can be used: {error}")
+        console.print(f"No meter can be used: {error}", markup=False)
         return 1
     table = Table("meter", "device", "power", "counter moves every", "a reading takes", title="\nserve would use")
     table.title_justify, table.box = "left", None
     with console.status(f"watching {len(chosen)} meter(s) for {seconds:g} s each"):
         for meter in chosen:
-            table.add_row(meter.kind, meter.gpu, *_watched(meter, seconds, pause))
+            table.add_row(meter.kind, *map(escape, (meter.gpu, *_watched(meter, seconds, pause))))
             meter.close()
     console.print(table)
     return 0
@@ -40,7 +41,8 @@ def _survey_table(reports: list[MeterReport]) -> Table:
     table = Table("meter", "here", "device", "what it is, or why not", title="Meters", title_justify="left", box=None)
     for report in reports:
         state = "no" if not report.available else "[yellow]estimated[/]" if report.estimated else "[green]yes[/]"
-        table.add_row(report.kind, state, report.gpu or "", report.description or report.reason or "")
+        what = report.description or report.reason or ""
+        table.add_row(report.kind, state, escape(report.gpu or ""), escape(what))
     return table
 
 

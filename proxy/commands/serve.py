@@ -5,16 +5,19 @@ import contextlib
 import logging
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 
 import uvicorn
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import proxy
-from proxy.app import Service, in_thread
+from proxy.app import Service
 from proxy.errors import ConfigurationError
 from proxy.settings import Settings, multiprocess_warning
+from proxy.stores.engines import database_url, shown_url
 
 _log = logging.getLogger(__name__)
 GRACE_S = 10
@@ -69,7 +72,7 @@ def _address(listener: socket.socket) -> str:
 
 
 def banner(service: Service, traffic: str, admin: str) -> Table:
-    """What runs and what measures it, for a person."""
+    """What runs and what measures it, for a person. Holds no secret: it goes to logs."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -78,12 +81,13 @@ def banner(service: Service, traffic: str, admin: str) -> Table:
     table.add_row("admin", f"{admin}   /metrics  /energy/balance  /energy/requests/ID  /readyz")
     for name, member in service.pool.members.items():
         models = ", ".join(sorted(member.models or ())) or "models not known yet"
-        table.add_row("backend", f"{name}   {'up' if member.up and member.models else '[red]down[/]'}   {models}")
+        state = "up" if member.up and member.models else "[red]down[/]"
+        table.add_row("backend", f"{escape(name)}   {state}   {escape(models)}")
         for meter in service.meters[name]:
             mark = "[black on yellow] ESTIMATED, no sensor [/] " if meter.estimated else ""
-            table.add_row("meter", f"{mark}{meter.kind}   {meter.gpu}   {meter.description}")
+            table.add_row("meter", f"{mark}{meter.kind}   {escape(f'{meter.gpu}   {meter.description}')}")
     table.add_row("policy", service.settings.policy)
-    table.add_row("ledger", service.settings.ledger)
+    table.add_row("ledger", escape(shown_url(database_url(service.settings.ledger))))
     return table
 
 
@@ -112,7 +116,9 @@ async def _serve(settings: Settings, console: Console) -> int:
         asyncio.get_running_loop().add_signal_handler(signum, stop)
     await service.start()
     console.print(banner(service, _address(traffic_socket), _address(admin_socket)))
-    thread = in_thread(lambda: admin.serve([admin_socket]), "admin")
+    # A loop and a thread of its own: rendering metrics takes time that streams must not wait for.
+    thread = threading.Thread(target=lambda: asyncio.run(admin.serve([admin_socket])), name="admin", daemon=True)
+    thread.start()
     try:
         await traffic.serve([traffic_socket])
     finally:

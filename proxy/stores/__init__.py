@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from proxy.errors import ConfigurationError
 from proxy.stores.books import Books
-from proxy.stores.engines import database_url, reading_engine, writing_engine
+from proxy.stores.engines import database_url, reading_engine, shown_url, writing_engine
 from proxy.stores.ledger import Ledger
 from proxy.stores.writing import check_version
 
@@ -58,5 +58,5 @@ def _usable(where: URL, engine: Engine) -> Iterator[None]:
         if not isinstance(error, SQLAlchemyError | ConfigurationError):
             raise
         reason = str(error).splitlines()[0]
-        shown = where.render_as_string(hide_password=True)
+        shown = shown_url(where)
         raise ConfigurationError(f"the ledger {shown} cannot be used: {reason}") from error

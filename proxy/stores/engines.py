@@ -32,8 +32,8 @@ def database_url(text: str) -> URL:
     """
     try:
         url = make_url(text if "://" in text else f"sqlite:///{text}")
-    except ArgumentError as error:
-        raise ConfigurationError(f"ledger: {text!r} is not a database URL") from error
+    except (ArgumentError, ValueError):  # the text may hold a password, and the error holds the text
+        raise ConfigurationError("ledger: this is not a database URL; use sqlite:///FILE or postgresql://…") from None
     if url.drivername in {"postgresql", "postgres"}:
         url = url.set(drivername="postgresql+psycopg")
     if url.drivername not in {"sqlite", "postgresql+psycopg"}:
@@ -41,6 +41,11 @@ def database_url(text: str) -> URL:
     if url.drivername == "sqlite" and url.database in {None, "", ":memory:"}:
         raise ConfigurationError("ledger: SQLite needs a file, for instance sqlite:///jouleproxy.db")
     return url
+
+
+def shown_url(url: URL) -> str:
+    """A ledger's URL as people and logs may see it, without its password."""
+    return url.difference_update_query(["password"]).render_as_string(hide_password=True)
 
 
 def writing_engine(url: URL, *, busy_timeout_s: float = 5.0) -> Engine:

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, func, select
 
 from proxy.accounting.postings import Posting
 from proxy.stores.batch import Batch
@@ -113,6 +113,19 @@ class Ledger(Books):
         with self._read() as connection:
             rows = connection.execute(found.order_by(meters.c.last_counter_uj)).all()
         return {meter: (epoch, counter_uj) for meter, epoch, counter_uj in rows}
+
+    def last_counter(self, meter: str, epoch: str) -> int | None:
+        """How far this writer's books reach on that counter since that origin, in microjoules, under any backend.
+
+        The same counter may have been booked under an earlier backend's name: the furthest counts, so that nothing
+        is metered twice.
+        """
+        furthest = select(func.max(meters.c.last_counter_uj)).where(
+            meters.c.writer == self._term.writer, meters.c.meter == meter, meters.c.epoch == epoch
+        )
+        with self._read() as connection:
+            counter_uj: int | None = connection.execute(furthest).scalar_one()
+        return counter_uj
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Commits what is left, for at most that long, and ends the writer. May be called twice."""

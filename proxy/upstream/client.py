@@ -63,7 +63,7 @@ class EngineClient:
         target: path with query, sent as it is. Raises Refused, BackendTimeout or BackendFailed.
         """
         if self._own:
-            headers = [*(pair for pair in headers if pair[0] != b"authorization"), *self._own]
+            headers = [*(pair for pair in headers if pair[0] not in (b"authorization", b"x-api-key")), *self._own]
         # A URL would be normalised by httpx (dots resolved, characters quoted); the extension is not.
         as_it_is = {"target": self._path + target.encode("latin-1")}
         request = httpx.Request(method, self._base, headers=headers, content=body, extensions=as_it_is)

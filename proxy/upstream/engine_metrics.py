@@ -15,8 +15,9 @@ _VALUE = rb" ([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)(?= |\r?$)"
 _LINE = {
     name: re.compile(rb"^" + series + rb"(?:\{[^}]*\})?" + _VALUE, re.MULTILINE) for name, series in _SERIES.items()
 }
-_COMPUTED = re.compile(
-    rb'^vllm:prompt_tokens_by_source_total\{[^}]*source="local_compute"[^}]*\}' + _VALUE, re.MULTILINE
+_COMPUTED, _CACHED = (
+    re.compile(rb'^vllm:prompt_tokens_by_source_total\{[^}]*source="' + source + rb'"[^}]*\}' + _VALUE, re.MULTILINE)
+    for source in (b"local_compute", b"local_cache_hit")
 )
 
 
@@ -37,4 +38,4 @@ def read_counters(page: bytes, at: Nanoseconds) -> EngineCounters | None:
     running, waiting, generation = found["running"], found["waiting"], found["generation"]
     if prompt is None or running is None or waiting is None or generation is None:
         return None
-    return EngineCounters(at, running, waiting, generation, prompt)
+    return EngineCounters(at, running, waiting, generation, prompt, _sum(_CACHED, page))

@@ -44,7 +44,12 @@ class Pool:
 
     def refused(self, name: str) -> None:
         """A connection could not be made: out until a health check succeeds."""
-        self.members[name].up = False
+        self._out(self.members[name])
+
+    def _out(self, member: Member) -> None:
+        """Out, and its fingerprint forgotten: what comes back may be another engine."""
+        member.up = False
+        member.fingerprint.member = None
 
     def checked(self, name: str, healthy: bool, models: frozenset[str] | None = None) -> bool:
         """Takes in a health check; True when it changed whether the member is up."""
@@ -55,5 +60,6 @@ class Pool:
             member.models = models if models is not None else member.models
         else:
             member.failures += 1
-            member.up = member.up and member.failures < FAILURES_TO_EJECT
+            if member.failures >= FAILURES_TO_EJECT:
+                self._out(member)
         return member.up != before

@@ -20,7 +20,7 @@ MODELS_EVERY = 15
 class Watch:
     """Periodic looks at every engine. on_counters gets None when a page could not be read.
 
-    on_root gets the path or name an engine loaded its model from.
+    on_root gets the path or name an engine loaded its model from, once for each.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Watch:
         self._on_counters = on_counters
         self._on_root = on_root
         self._checks: dict[str, int] = {}
+        self._roots: dict[str, str] = {}
 
     async def check(self, name: str) -> bool:
         """One health check; says whether the engine is up and logs a change."""
@@ -60,8 +61,11 @@ class Watch:
         except (ValueError, KeyError, TypeError):
             return None
         for model in listed:
-            if isinstance(model.get("root"), str):
-                self._on_root(name, model["root"])
+            root = model.get("root")
+            if isinstance(root, str):
+                if self._roots.get(name) != root:
+                    self._roots[name] = root
+                    self._on_root(name, root)
                 break
         return ids
 

@@ -125,9 +125,9 @@ class StreamTap:
     def _final_usage(self, event: bytes, place: usage.Place) -> bytes:
         self._take_final(usage.read(event, place))
         self.queue_time_ms = usage.queue_time_ms(event)
-        if self._fingerprint.member is None:
-            found = _FINGERPRINT.search(event)
-            self._fingerprint.member = found.group() if found else b""
+        # Each time anew: the engine may have been restarted as another version.
+        found = _FINGERPRINT.search(event)
+        self._fingerprint.member = found.group() if found else b""
         if self._ask.wants_usage:
             self._usage_event = event
         return self._release()

@@ -5,6 +5,7 @@ token. What the client did not ask for is taken out of the answer again.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,30 @@ from proxy.errors import BadRequest
 GENERATING = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
 """Endpoints that know stream_options; their path and what reports call them."""
 WITHOUT_WORK = frozenset(
-    {"/v1/models", "/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize", "/v1/messages/count_tokens"}
+    {
+        *("/v1/models", "/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize", "/v1/messages/count_tokens"),
+        *("/ping", "/version", "/load"),
+    }
 )
-"""Endpoints that do no work on the GPU: nobody is charged for them."""
-BYTES_PER_TOKEN = 4
-"""A guess for the prompt's length until the engine says; English text and JSON overhead."""
+"""Endpoints that do no work on the GPU, beside every GET: nobody is charged for them."""
+SCORING = frozenset({"/v1/score", "/score", "/v1/rerank", "/v2/rerank", "/rerank"})
+POOLING = SCORING | {"/v1/embeddings", "/pooling"}
+"""Endpoints that read prompts and make no tokens."""
+CHECKS_MODEL = POOLING | set(GENERATING) | {"/v1/responses", "/v1/messages"}
+"""Endpoints where vLLM answers 404 to the name of a model it does not serve; others may ignore the name."""
+_SCORED = ("query", "queries", "text_1", "data_1", "documents", "items", "text_2", "data_2")
+_TEXTS = {
+    "/v1/chat/completions": ("messages",),
+    "/v1/completions": ("prompt",),
+    "/v1/responses": ("instructions", "input"),
+    "/v1/messages": ("system", "messages"),
+    "/v1/embeddings": ("input", "messages"),
+    "/pooling": ("input", "messages"),
+} | dict.fromkeys(SCORING, _SCORED)
+"""The members of a body that hold its prompt, by path."""
+_OTHER_TEXTS = ("messages", "prompt", "input")
+CHARACTERS_PER_TOKEN = 4
+"""A guess for the prompt's length until the engine says; English text."""
 _WANTED = {"include_usage": True, "continuous_usage_stats": True}
 _FLAGS = dict.fromkeys(("1", "on", "t", "true", "y", "yes"), True) | dict.fromkeys(
     ("0", "off", "f", "false", "n", "no"), False
@@ -29,7 +49,8 @@ _FLAGS = dict.fromkeys(("1", "on", "t", "true", "y", "yes"), True) | dict.fromke
 class Ask:
     """One request, read.
 
-    model: None when the body names none. sequences: n times prompts. prompt_estimate: tokens of all prompts, a guess.
+    model: None when the body names none. sequences: n times prompts. prompt_estimate: tokens of all prompts, a guess
+    from their text; images and sound are not in it, and of a body that is no JSON it is 0.
     wants_usage, wants_continuous: what the client asked to see of usage in a stream.
     body: what goes to the engine.
     """
@@ -57,9 +78,9 @@ def read_ask(method: str, path: str, body: bytes, *, usage_wanted: bool = False)
     endpoint = GENERATING.get(path, path.removeprefix("/v1/").strip("/") or path)
     work = method == "POST" and path not in WITHOUT_WORK
     if fields is None:
-        return Ask(path, endpoint, None, False, 1, 1, len(body) // BYTES_PER_TOKEN, False, False, work, body)
+        return Ask(path, endpoint, None, False, 1, 1, 0, False, False, work, body)
     stream = _flag(fields.get("stream")) or False
-    prompts = _prompts(fields)
+    prompts = _prompts(path, fields)
     asked = fields.get("stream_options")
     options = asked if isinstance(asked, dict) else {}
     wants_usage, wants_continuous = (_flag(options.get(name)) for name in _WANTED)
@@ -71,9 +92,9 @@ def read_ask(method: str, path: str, body: bytes, *, usage_wanted: bool = False)
         endpoint=endpoint,
         model=fields["model"] if isinstance(fields.get("model"), str) else None,
         stream=stream,
-        sequences=_answers(fields) * prompts,
+        sequences=_answers(fields) * prompts if path in GENERATING else prompts,
         prompts=prompts,
-        prompt_estimate=_prompt_estimate(fields),
+        prompt_estimate=_prompt_estimate(path, fields),
         wants_usage=bool(wants_usage) or usage_wanted,
         wants_continuous=bool(wants_usage and wants_continuous),
         work=work,
@@ -116,15 +137,34 @@ def _answers(fields: dict[str, Any]) -> int:
     return n if isinstance(n, int) and 0 < n < 10_000 else 1
 
 
-def _prompts(fields: dict[str, Any]) -> int:
-    prompt = fields.get("prompt")
-    return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+def _prompts(path: str, fields: dict[str, Any]) -> int:
+    """How many prompts the body holds: texts or lists of token ids. A list of messages is one conversation."""
+    if path == "/v1/completions":
+        return _listed(fields.get("prompt"), (str, list))
+    if path in SCORING:
+        return max(_listed(fields.get(name), object) for name in _SCORED)
+    return _listed(fields.get("input"), (str, list)) if path in POOLING else 1
 
 
-def _prompt_estimate(fields: dict[str, Any]) -> int:
-    prompt = next((fields[name] for name in ("messages", "prompt", "input") if fields.get(name)), "")
-    if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
-        return len(prompt)
-    if isinstance(prompt, str):
-        return max(1, len(prompt) // BYTES_PER_TOKEN)
-    return max(1, len(json.dumps(prompt)) // BYTES_PER_TOKEN)
+def _listed(value: object, kind: type | tuple[type, ...]) -> int:
+    """The length of a list whose first entry is of that kind and no token id, else 1."""
+    if not isinstance(value, list) or not value or isinstance(value[0], int):
+        return 1
+    return len(value) if isinstance(value[0], kind) else 1
+
+
+def _prompt_estimate(path: str, fields: dict[str, Any]) -> int:
+    """Tokens of the body's text, rounded up. A loop and not a recursion: the nesting is the client's to choose."""
+    characters = tokens = 0
+    left: list[object] = [fields.get(name) for name in _TEXTS.get(path, _OTHER_TEXTS)]
+    while left:
+        part = left.pop()
+        if isinstance(part, str):
+            characters += len(part)
+        elif isinstance(part, dict):
+            left += [part.get("content"), part.get("text")]
+        elif isinstance(part, list) and part and isinstance(part[0], int):
+            tokens += len(part)
+        elif isinstance(part, list):
+            left += part
+    return tokens + math.ceil(characters / CHARACTERS_PER_TOKEN)

@@ -4,6 +4,7 @@ Inside a JSON string every quote is escaped, so the bytes `,"usage":{` can only 
 place is the outermost one of a chunk: nothing that vLLM writes after it has a usage of its own.
 """
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -91,6 +92,13 @@ def with_energy(data: bytes, place: Place, energy: bytes) -> bytes:
 
 
 def queue_time_ms(data: bytes) -> float | None:
-    """vLLM's own queueing time, where it runs with --enable-per-request-metrics."""
-    found = _QUEUE.search(data)
-    return float(found.group(1)) if found else None
+    """vLLM's own queueing time, where it runs with --enable-per-request-metrics; None for what is no such time.
+
+    The last one counts: the engine's metrics are an answer's last member, behind whatever else stands in it.
+    """
+    found = _QUEUE.findall(data)
+    try:
+        told = float(found[-1]) if found else math.nan
+    except ValueError:
+        return None
+    return told if math.isfinite(told) and told >= 0 else None

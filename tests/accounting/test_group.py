@@ -207,3 +207,47 @@ def test_every_book_says_the_same_sum(flights: list[Flight], steps_mj: list[int]
     assert requests == sum(target.tallies.energy_by_model_phase.values())
     assert requests == sum(target.tallies.energy_by_tenant.values())
     assert 2 * sum(steps_mj[1:]) * 1000 == sum(state.accounts.meter for state in target.meters.values())
+
+
+def test_a_request_inside_an_unmeasured_window_is_marked() -> None:
+    """
+    Its energy is not known: a settled zero of good grade would be a lie.
+    """
+    target = group()
+    bill = opened(target, stream("r", first=20, tokens=3))
+    readings(target, 0, 900_000, every_ms=60_000)
+    target.settle(ms(61_000))
+
+    assert [bill] == target.close_finished(ms(61_000))
+    assert (True, 0, 0) == (bill.unmeasured, bill.energy_uj, bill.metered_uj)
+
+
+def test_one_slow_prefill_makes_nobody_else_unmeasured() -> None:
+    """
+    While the meter reads on, a request waits for its windows however long another one holds them open.
+    """
+    target = group()
+    done = opened(target, stream("done", first=20, tokens=10))
+    opened(target, Flight("stuck", "stuck", ms(10), prompt_tokens=4000))
+    readings(target, *range(0, 400_000, 1000))
+
+    assert [] == target.settle(ms(30_050))
+    assert [] == target.close_finished(ms(35_000))
+
+    target.settle(ms(40_500))
+    assert [done] == target.close_finished(ms(40_500))
+    assert not done.unmeasured
+
+
+def test_a_bridged_stuck_counter_is_not_booked_again_after_a_restart() -> None:
+    """
+    The position handed to the ledger includes what was bridged: a new process takes only the rest for new.
+    """
+    target = group()
+    for second in range(5):
+        target.sampled("m", Sample(ms(second * 1000), Microjoules(1_000_000), 300.0))
+    target.settle(ms(10_000), force=True)
+
+    state = target.meters["m"]
+    assert Microjoules(1_000_000 + 900_000_000) == state.counter
+    assert (900_000_000, 0) == (state.accounts.unmeasured, state.imbalance)

@@ -70,8 +70,45 @@ def test_an_open_silent_answer_defers_the_judgement() -> None:
     watch = UnseenWatch()
     watch.compare(engine(0, 0), SeenTokens(0, 0, 0))
 
-    assert None is watch.compare(engine(1, 300), SeenTokens(0, 0, 1))
+    assert None is watch.compare(engine(1, 300), SeenTokens(0, 0, 1, sequences=1))
     assert None is watch.compare(engine(2, 400), SeenTokens(0, 400, 0))
+
+
+def test_more_running_sequences_than_ours_are_a_strangers_even_then() -> None:
+    """
+    Two of three running sequences were not sent from here, at both looks: two thirds of the tokens are not ours.
+    """
+    watch = UnseenWatch()
+    watch.compare(engine(0, 0, running=3), SeenTokens(0, 0, 1, sequences=1))
+
+    found = watch.compare(engine(1, 300, running=3), SeenTokens(0, 0, 1, sequences=1))
+
+    assert UnseenTraffic(Span(ms(0), ms(1000)), 0.0, 200.0, 2) == found
+
+
+def test_an_engine_that_counts_otherwise_hides_no_stranger() -> None:
+    """
+    Without cached-token details our prompt count is too high; what is carried of that is bounded.
+    """
+    watch = UnseenWatch()
+    watch.compare(engine(0, 0), SeenTokens(0, 0, 0))
+    watch.compare(engine(1, 10, prompt=100), SeenTokens(400_000, 10, 0))
+
+    found = watch.compare(engine(2, 10, prompt=100_100), SeenTokens(400_000, 10, 0))
+
+    assert found is not None
+    assert found.prompt > 99_000
+
+
+def test_every_stranger_of_a_long_window_pays() -> None:
+    """
+    A window longer than the time between two looks meets several spells of unseen traffic: all of them count.
+    """
+    spells = [UnseenTraffic(Span(ms(100 * n), ms(100 * n + 100)), 0, 50, 1) for n in range(10)]
+
+    result = split(window(0, 1000, 100.0), [], weights=WEIGHTS, unseen=spells)
+
+    assert (100_000_000, 0) == (result.unattributed, result.idle)
 
 
 def test_a_stream_without_running_counts_is_ahead_of_us_until_its_end() -> None:
@@ -114,7 +151,7 @@ def test_strangers_pay_into_unattributed() -> None:
     ours = stream("ours", prompt=512, tokens=100, first=0.001, step=10)
     theirs = UnseenTraffic(Span(ms(100), ms(200)), prompt=0, decode=10, sequences=1)
 
-    result = split(window(100, 200, 10.0), [ours], weights=WEIGHTS, unseen=theirs)
+    result = split(window(100, 200, 10.0), [ours], weights=WEIGHTS, unseen=[theirs])
 
     assert 0 == result.imbalance
     assert abs(result.unattributed - 5_000_000) < 100_000

@@ -114,3 +114,19 @@ def test_standing_still_without_a_power_reading_says_nothing() -> None:
     timeline.accept(sample(0, 5))
 
     assert None is timeline.accept(sample(60_000, 5))
+
+
+def test_a_counter_that_resumes_without_catching_up_charges_at_once() -> None:
+    """
+    Only the first move after standing still may hold bridged energy; later ones are new, or requests would run free.
+    """
+    timeline = Timeline("m")
+    timeline.accept(sample(0, 1_000_000, 300.0))
+    timeline.accept(sample(30_000, 1_000_000, 300.0))
+
+    first = timeline.accept(sample(30_100, 31_000_000, 300.0))
+    second = timeline.accept(sample(30_200, 61_000_000, 300.0))
+
+    assert first is not None
+    assert second is not None
+    assert (0, 30_000_000) == (first.energy, second.energy)

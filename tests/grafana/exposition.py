@@ -110,7 +110,9 @@ def _traffic(t: float) -> Iterator[tuple[str, str, list[str]]]:
 def _trouble(t: float) -> Iterator[tuple[str, str, list[str]]]:
     name = "jouleproxy_ledger_dropped_rows_total"
     yield name, "counter", [_sample(name, t)]
-    for name in ("jouleproxy_meter_failures_total", "jouleproxy_meter_resets_total"):
+    name = "jouleproxy_ledger_behind_postings"
+    yield name, "gauge", [_sample(name, 400.0)]
+    for name in (f"jouleproxy_meter_{trouble}_total" for trouble in ("failures", "resets", "stuck")):
         yield name, "counter", [_sample(name, _of(b, (0.0, t)), gpu=g, backend=b) for g, b in POWER_W]
     name = "jouleproxy_meter_info"
     measured = {"well": ("nvml", "false"), "sick": ("modelled", "true")}

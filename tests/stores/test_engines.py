@@ -6,7 +6,7 @@ import pytest
 
 from proxy.errors import ConfigurationError
 from proxy.stores import open_books, open_store
-from proxy.stores.engines import database_url
+from proxy.stores.engines import database_url, shown_url
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,24 @@ def test_a_password_is_not_shown_when_the_database_cannot_be_reached() -> None:
 
     assert "secret" not in str(refusal.value)
     assert "127.0.0.1" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("books.db", "sqlite:///books.db"),
+        ("postgresql://joule:secret@db/books", "postgresql+psycopg://joule:***@db/books"),
+        ("postgresql://db/books?user=joule&password=secret", "postgresql+psycopg://db/books?user=joule"),
+    ],
+)
+def test_a_shown_url_has_no_password(given: str, shown: str) -> None:
+    assert shown_url(database_url(given)) == shown
+
+
+@pytest.mark.parametrize("given", ["postgresql://joule:secret@db:port/books", "postgresql:/://joule:secret"])
+def test_a_url_that_is_none_is_not_repeated(given: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not a database URL") as refusal:
+        database_url(given)
+
+    assert "secret" not in str(refusal.value)
+    assert refusal.value.__cause__ is None

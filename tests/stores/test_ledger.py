@@ -178,6 +178,8 @@ def test_counters_continue_after_a_restart_from_what_was_committed(url: str) -> 
 
     with closing(open_store(url)) as ledger:
         assert ledger.last_counters() == {"nvml:GPU-0": ("boot-1", 900)}
+        assert ledger.last_counter("nvml:GPU-0", "boot-1") == 900
+        assert ledger.last_counter("nvml:GPU-0", "boot-2") is None
         assert ledger.last_counters(backend="another") == {}
 
 

@@ -121,6 +121,14 @@ def test_the_servers_own_key_replaces_the_clients(engine: SimulatedEngine) -> No
     assert [r.headers["authorization"] for r in engine.requests] == ["Bearer own", "Bearer client"]
 
 
+def test_no_other_header_brings_the_clients_key(engine: SimulatedEngine) -> None:
+    """Anthropic's clients send it as x-api-key."""
+    ask(engine.url, headers=[(b"x-api-key", b"client")], api_key="own")
+    ask(engine.url, headers=[(b"x-api-key", b"client")])
+
+    assert [r.headers.get("x-api-key") for r in engine.requests] == [None, "client"]
+
+
 def test_nobody_listens() -> None:
     """Refused: nothing was sent, another backend may be tried."""
     with pytest.raises(Refused, match="The backend b cannot be reached"):

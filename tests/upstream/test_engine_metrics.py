@@ -73,4 +73,4 @@ def test_reads_what_the_simulated_engine_writes() -> None:
     batch = Batch(prefill_s_per_token=0, step_s=0, max_sequences=1)
     batch.counters.generated, batch.counters.prompt_computed, batch.counters.prompt_cached = 5, 4, 3
 
-    assert read_counters(exposition(batch, "m").encode(), AT) == EngineCounters(AT, 0.0, 0.0, 5.0, 4.0)
+    assert read_counters(exposition(batch, "m").encode(), AT) == EngineCounters(AT, 0.0, 0.0, 5.0, 4.0, 3.0)

@@ -3,6 +3,7 @@ A model's shape is read from its config.json; what says nothing gives nothing.
 """
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -47,10 +48,33 @@ def test_own_head_size_and_heads_without_groups() -> None:
     assert shape.kv_bytes_per_token == 2 * 32 * 32 * 64 * 2
 
 
-@pytest.mark.parametrize("broken", [{}, {"hidden_size": "x"}, LLAMA | {"vocab_size": None}])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"hidden_size": "x"},
+        *(LLAMA | {key: value} for key in LLAMA for value in (0, -1, "8", 1.5, True, [], {}, float("inf"), 10**400)),
+        *(LLAMA | {key: None} for key in LLAMA if key != "num_key_value_heads"),
+        LLAMA | {"head_dim": 0},
+        LLAMA | {"hidden_size": 16},
+        {"text_config": {}},
+        {"text_config": [LLAMA]},
+        {"text_config": LLAMA | {"num_attention_heads": 0}},
+    ],
+)
 def test_a_config_without_a_shape(broken: dict[str, object]) -> None:
-    """Not a dense decoder: the default prior stays."""
+    """Not a dense decoder, or nonsense: the default prior stays, and nothing is raised."""
     assert shape_from_config(broken) is None
+
+
+def test_a_decoder_inside_a_larger_model() -> None:
+    """A model of several senses tells its decoder's sizes in text_config, and the tying beside it."""
+    inside = {"model_type": "large", "text_config": LLAMA}
+
+    assert shape_from_config(inside) == shape_from_config(LLAMA)
+    assert shape_from_config(inside | {"tie_word_embeddings": True}) == shape_from_config(
+        LLAMA | {"tie_word_embeddings": True}
+    )
 
 
 def test_folder_or_file(tmp_path: Path) -> None:
@@ -60,11 +84,20 @@ def test_folder_or_file(tmp_path: Path) -> None:
     assert read_shape(tmp_path) == read_shape(tmp_path / "config.json") == shape_from_config(LLAMA)
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "[1]", "\x00"])
-def test_no_model_there(tmp_path: Path, text: str | None) -> None:
-    """A name of a hub, a broken file or a file of something else."""
+@pytest.mark.parametrize("text", [None, "", "{", "[1]", "\x00", "[" * 200_000])
+def test_no_model_there(tmp_path: Path, text: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    """A name of a hub, a broken file or a file of something else; the log says so in one line."""
+    caplog.set_level(logging.INFO)
     if text is not None:
         (tmp_path / "config.json").write_text(text)
 
     assert read_shape(tmp_path) is None
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert f"{tmp_path} tells no shape" in caplog.text
     assert read_shape(tmp_path / "org" / "model") is None
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\x00b", ".."], ids=["too long", "with a null", "another folder"])
+def test_a_root_that_is_no_path(tmp_path: Path, name: str) -> None:
+    """An engine may call its root what it likes."""
+    assert read_shape(tmp_path / name) is None

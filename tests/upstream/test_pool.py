@@ -87,3 +87,16 @@ def test_a_model_whose_backends_are_away_is_away() -> None:
 def test_before_any_check_everybody_may_be_asked() -> None:
     """A proxy that starts with its engines must not refuse the first request."""
     assert Pool(["a"]).choose("any").name == "a"
+
+
+def test_a_backend_that_is_out_has_no_fingerprint_any_more(pool: Pool) -> None:
+    """What comes back under its address may be another engine; one failed check forgets nothing."""
+    for name in ("a", "b"):
+        pool.members[name].fingerprint.member = b"old"
+
+    pool.refused("a")
+    pool.checked("b", False)
+    assert [pool.members[name].fingerprint.member for name in ("a", "b")] == [None, b"old"]
+
+    pool.checked("b", False)
+    assert pool.members["b"].fingerprint.member is None

@@ -169,3 +169,14 @@ def test_repeats_until_cancelled(look: Look, monkeypatch: pytest.MonkeyPatch) ->
     asyncio.run(look.watch.repeat(look.watch.check, 2.0))
 
     assert (pauses, look.engine.asked.count("/health")) == ([2.0] * 3, 3)
+
+
+def test_a_root_is_told_once(look: Look) -> None:
+    """A model's files are read when it is first seen and when another takes its place, not every half minute."""
+    look.check(2 * MODELS_EVERY + 1)
+    assert look.roots == [("b", "/models/m")]
+
+    look.engine.pages["/v1/models"] = models("m", root="/models/other")
+    look.check(MODELS_EVERY)
+
+    assert look.roots == [("b", "/models/m"), ("b", "/models/other")]

@@ -194,3 +194,19 @@ def test_a_cut_stream_is_not_complete_and_keeps_its_rest() -> None:
     tap.feed(ENGINE[:100])
 
     assert (False, ENGINE[:100]) == (tap.complete, tap.rest)
+
+
+def test_a_restarted_engines_fingerprint_replaces_the_old_one() -> None:
+    """
+    Every final usage event tells it anew; an engine that has none any more has none.
+    """
+    fingerprint = Fingerprint(PRINT)
+    newer = ENGINE.replace(PRINT, b',"system_fingerprint":"vllm-y"')
+
+    relayed(b"", [newer], fingerprint)
+    assert fingerprint.member == b',"system_fingerprint":"vllm-y"'
+    seen, _ = relayed(b"", [newer], fingerprint)
+    assert PLAIN.replace(b"vllm-x", b"vllm-y") + b": energy {}\ndata: [DONE]\n\n" == seen
+
+    relayed(b"", [ENGINE.replace(PRINT, b"")], fingerprint)
+    assert fingerprint.member == b""

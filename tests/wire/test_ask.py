@@ -114,5 +114,85 @@ def test_tokenising_does_no_work_on_the_gpu() -> None:
     Endpoints without GPU work are marked so; GET never works the GPU.
     """
     assert not read_ask("POST", "/tokenize", b'{"prompt":"x"}').work
+    assert not any(read_ask("POST", path, b"{}").work for path in ("/ping", "/version", "/load"))
     assert not read_ask("GET", "/v1/models", b"").work
     assert read_ask("POST", "/v1/embeddings", b'{"input":"x"}').work
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 4_000_000}}
+SOUND = {"type": "input_audio", "input_audio": {"data": "A" * 4_000_000, "format": "wav"}}
+DEEP = b'{"messages":' + b"[" * 400 + b'"four"' + b"]" * 400 + b"}"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "tokens"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "x" * 40}, {"role": "user", "content": "y" * 40}]}, 20),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "x" * 40}, PICTURE, SOUND]}]}, 10),
+        (CHAT, {"messages": [{"role": "user", "content": "x" * 40}], "prompt": "y" * 40}, 10),
+        (CHAT, {"messages": 7}, 0),
+        (CHAT, {}, 0),
+        ("/v1/completions", {"prompt": "abc"}, 1),
+        ("/v1/completions", {"prompt": ["x" * 40, "y" * 42]}, 21),
+        ("/v1/completions", {"prompt": list(range(9))}, 9),
+        ("/v1/completions", {"prompt": [[1, 2], [3]]}, 3),
+        ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x" * 40}]}]}, 10),
+        ("/v1/messages", {"system": "x" * 40, "messages": [{"role": "user", "content": "y" * 40}]}, 20),
+        ("/v1/embeddings", {"input": ["x" * 40, "y" * 40]}, 20),
+        (
+            "/v1/rerank",
+            {"query": "x" * 40, "documents": ["y" * 40, {"content": [{"type": "text", "text": "z" * 40}]}]},
+            30,
+        ),
+        ("/v1/score", {"text_1": "x" * 40, "text_2": ["y" * 40, "z" * 40]}, 30),
+    ],
+)
+def test_the_guess_of_a_prompt_counts_its_text(path: str, fields: dict[str, object], tokens: int) -> None:
+    """
+    Four characters are a token and an id is one; pictures and sound in base64 are no text.
+    """
+    assert read_ask("POST", path, json.dumps(fields).encode()).prompt_estimate == tokens
+
+
+@pytest.mark.parametrize("body", [b"--boundary\r\n" + b"x" * 1_000_000, b"", b"[1]"])
+def test_what_is_no_json_object_has_no_guess(body: bytes) -> None:
+    """
+    An uploaded sound's bytes are no prompt.
+    """
+    assert read_ask("POST", "/v1/audio/transcriptions", body).prompt_estimate == 0
+
+
+def test_a_deep_prompt_is_guessed_without_recursion() -> None:
+    """
+    What the JSON parser can read must not break the guess.
+    """
+    assert read_ask("POST", CHAT, DEEP).prompt_estimate == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "prompts", "sequences"),
+    [
+        (CHAT, {"prompt": ["a", "b"], "n": 2}, 1, 2),
+        ("/v1/responses", {"prompt": ["a", "b"], "n": 2}, 1, 1),
+        ("/v1/embeddings", {"input": ["a", "b", "c"], "n": 4}, 3, 3),
+        ("/v1/embeddings", {"input": [1, 2, 3]}, 1, 1),
+        ("/v1/embeddings", {"input": [[1, 2], [3]]}, 2, 2),
+        ("/v1/embeddings", {"input": "a", "prompt": ["a", "b"], "documents": ["a", "b"]}, 1, 1),
+        ("/v1/embeddings", {"input": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}, 1, 1),
+        ("/pooling", {"input": ["a", "b"]}, 2, 2),
+        ("/rerank", {"query": "q", "documents": ["a", "b", "c"]}, 3, 3),
+        ("/v1/rerank", {"query": "q", "documents": [{"content": []}, {"content": []}]}, 2, 2),
+        ("/v1/score", {"text_1": "q", "text_2": ["a", "b"]}, 2, 2),
+        ("/v1/score", {"text_1": ["q", "r"], "text_2": ["a", "b"]}, 2, 2),
+        ("/v1/anything", {"prompt": ["a", "b"], "input": ["a", "b"], "n": 3}, 1, 1),
+    ],
+)
+def test_each_endpoint_has_its_own_list_of_prompts(
+    path: str, fields: dict[str, object], prompts: int, sequences: int
+) -> None:
+    """
+    A member that the endpoint does not know changes nothing, and n only where answers are made.
+    """
+    ask = read_ask("POST", path, json.dumps(fields).encode())
+
+    assert (ask.prompts, ask.sequences) == (prompts, sequences)

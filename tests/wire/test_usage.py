@@ -87,8 +87,18 @@ def test_energy_becomes_its_last_member(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "expected"), [(b'{"queue_time_ms": 1.25e1}', 12.5), (b'{"queue_time_ms":null}', None)]
+    ("data", "expected"),
+    [
+        (b'{"queue_time_ms": 1.25e1}', 12.5),
+        (b'{"queue_time_ms":null}', None),
+        (b"{}", None),
+        (b'{"queue_time_ms":-1}', None),
+        (b'{"queue_time_ms":1e999}', None),
+        (b'{"queue_time_ms":1.2.3}', None),
+        (b'{"queue_time_ms":+-}', None),
+        (b'{"x":{"queue_time_ms":9},"metrics":{"queue_time_ms":2}}', 2.0),
+    ],
 )
 def test_queue_time(data: bytes, expected: float | None) -> None:
-    """vLLM's own figure, where it gives one."""
+    """vLLM's own figure, where it gives one; what is no such time is none, and never an exception."""
     assert usage.queue_time_ms(data) == expected
