@@ -13,16 +13,16 @@ from tests.engine.simulated import SimulatedEngine
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
-STARTS_PROCESSES = (
-    *("real", "relay", "stores", "engine/test_real.py", "grafana/test_prometheus.py", "loadgen/test_chat.py"),
-    *("test_conservation.py", "test_demo.py", "test_main.py", "test_readme.py"),
+NOT_UNIT = (
+    *("accuracy", "real", "relay", "stores", "test_conservation.py", "test_demo.py", "test_main.py", "test_readme.py"),
+    *("engine/test_real.py", "grafana/test_prometheus.py", "loadgen/test_chat.py"),
 )
-"""Test files and folders that start servers or commands; all others are the unit part: deploy/test -m unit."""
+"""Tests that start servers or commands, or simulate minutes; all others are the unit part: deploy/test -m unit."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the unit part."""
-    slow = tuple(str(Path(__file__).parent / name) for name in STARTS_PROCESSES)
+    slow = tuple(str(Path(__file__).parent / name) for name in NOT_UNIT)
     for item in items:
         if not str(item.path).startswith(slow):
             item.add_marker(pytest.mark.unit)

@@ -57,7 +57,7 @@ class EngineView:
 
     def _seen(self, flights: Sequence[Flight]) -> SeenTokens:
         uncounted = sum(1 for flight in flights if flight.uncounted)
-        prompt = sum(f.computed for f in flights if f.first or f.completion_tokens is not None)
+        prompt = sum(f.read for f in flights if f.first or f.completion_tokens is not None)
         completion = sum(f.completion_tokens or 0 for f in flights)
         held = sum(f.sequences for f in flights if f.metered_work and f.ended is None)
         return SeenTokens(self._closed_prompt + prompt, self._closed_completion + completion, uncounted, held)
@@ -65,7 +65,7 @@ class EngineView:
     def closed(self, flight: Flight) -> None:
         """A request is over and will not be among the flights any more; its tokens stay counted."""
         if flight.metered_work:
-            self._closed_prompt += flight.computed if flight.completion_tokens is not None else 0
+            self._closed_prompt += flight.read if flight.completion_tokens is not None else 0
             self._closed_completion += flight.completion_tokens or 0
 
     def taken_up(self, flights: Sequence[Flight], weights: Weights) -> list[Flight]:

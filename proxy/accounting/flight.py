@@ -101,6 +101,11 @@ class Flight:
         return self.sent if known is None else known
 
     @property
+    def read(self) -> int:
+        """Prompt tokens as the engine counts them, cached ones too: each prompt once for each answer to it."""
+        return self.prompt * self.sequences // self.prompts
+
+    @property
     def computed(self) -> int:
         """Prompt tokens the engine had to compute: it reads a prompt once for each answer to it."""
         return self.uncached * self.sequences // self.prompts

@@ -28,10 +28,15 @@ class EngineCounters:
     computed_prompt_tokens: float
     cached_prompt_tokens: float | None = None
 
+    @property
+    def prompt_tokens(self) -> float:
+        """Prompt tokens read, computed or found in the cache: what can be compared before hits are known by request."""
+        return self.computed_prompt_tokens + (self.cached_prompt_tokens or 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class SeenTokens:
-    """The relay's own cumulative counts at the same instant.
+    """The relay's own cumulative counts at the same instant; prompt tokens with cached ones, as the engine counts them.
 
     uncounted: how many open flights may have more tokens than these counts hold. sequences: open ones, sent here.
     """
@@ -75,7 +80,7 @@ class UnseenWatch:
         if seen.uncounted:
             return self._by_sequences(before, engine, seen)
         made = engine.generation_tokens - before.generation_tokens - (seen.completion - self._seen.completion)
-        read = engine.computed_prompt_tokens - before.computed_prompt_tokens - (seen.prompt - self._seen.prompt)
+        read = engine.prompt_tokens - before.prompt_tokens - (seen.prompt - self._seen.prompt)
         decode, prompt = made + self._carried_decode, read + self._carried_prompt
         slack = TOKENS_UNDER_WAY * (1 + engine.running)
         if max(0.0, decode) + max(0.0, prompt) <= slack:
@@ -84,7 +89,8 @@ class UnseenWatch:
             return None
         self._start_at(engine, seen, max(-slack, min(0.0, prompt)), max(-slack, min(0.0, decode)))
         span = Span(before.at, engine.at)
-        return UnseenTraffic(span, max(0.0, prompt), max(0.0, decode), max(1.0, engine.running))
+        computed = max(0.0, prompt) * _computed_part(before, engine)
+        return UnseenTraffic(span, computed, max(0.0, decode), max(1.0, engine.running))
 
     def _by_sequences(self, before: EngineCounters, engine: EngineCounters, seen: SeenTokens) -> UnseenTraffic | None:
         """While tokens cannot be compared: more running sequences than were sent from here are a stranger's."""
@@ -98,6 +104,12 @@ class UnseenWatch:
     def _start_at(self, engine: EngineCounters, seen: SeenTokens, prompt: float, decode: float) -> None:
         self._engine, self._seen = engine, seen
         self._carried_prompt, self._carried_decode = prompt, decode
+
+
+def _computed_part(before: EngineCounters, now: EngineCounters) -> float:
+    """Of the prompt tokens read between two scrapes, the part that was computed: a stranger's hits are not known."""
+    read = now.prompt_tokens - before.prompt_tokens
+    return (now.computed_prompt_tokens - before.computed_prompt_tokens) / read if read > 0 else 1.0
 
 
 def _restarted(before: EngineCounters, now: EngineCounters) -> bool:

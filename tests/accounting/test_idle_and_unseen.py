@@ -155,3 +155,25 @@ def test_strangers_pay_into_unattributed() -> None:
 
     assert 0 == result.imbalance
     assert abs(result.unattributed - 5_000_000) < 100_000
+
+
+def test_cached_prompts_not_known_by_request_yet_are_no_strangers() -> None:
+    """
+    Our agent's 8000 prompt tokens were all hits but 200; until its stream says so, only totals can be compared.
+    """
+    watch = UnseenWatch()
+    watch.compare(EngineCounters(ms(0), 1, 0, 0, 0, 0), SeenTokens(0, 0, 0))
+
+    assert None is watch.compare(EngineCounters(ms(1000), 1, 0, 20, 200, 7800), SeenTokens(8000, 20, 0))
+
+
+def test_a_strangers_prompt_pays_for_what_was_computed() -> None:
+    """
+    Of 4000 unseen prompt tokens a quarter was computed, as far as the engine tells of all of them.
+    """
+    watch = UnseenWatch()
+    watch.compare(EngineCounters(ms(0), 1, 0, 0, 0, 0), SeenTokens(0, 0, 0))
+
+    found = watch.compare(EngineCounters(ms(1000), 1, 0, 0, 1000, 3000), SeenTokens(0, 0, 0))
+
+    assert UnseenTraffic(Span(ms(0), ms(1000)), 1000.0, 0.0, 1.0) == found

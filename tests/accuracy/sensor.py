@@ -1,0 +1,77 @@
+"""The board's energy counter as a poller sees it: it moves every 100 ms, and may have looked only part of the time.
+
+True power is constant within a step. The counter adds, at each edge, either the energy since the last edge or the
+mean power of the last `looks_s` seconds times the period (the part-time sensor of data-centre boards). It is shown
+`lag_s` late, times the board's gain, in whole millijoules, and some polls are lost.
+"""
+
+import random
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+
+from proxy.accounting.samples import Sample
+from proxy.accounting.units import Microjoules, Nanoseconds, from_millijoules
+from tests.accuracy.engine import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """What a sensor is like. Seconds; gain and lost are plain fractions."""
+
+    name: str
+    period_s: float = 0.1
+    looks_s: float = 0.1
+    lag_s: float = 0.0
+    lost: float = 0.0
+    gain_spread: float = 0.0
+    poll_s: float = 0.05
+    poll_late_s: float = 0.0
+
+
+EXACT = Board("exact", poll_s=0.02)
+PART_TIME = Board("part-time", looks_s=0.025, lag_s=0.02, lost=0.02, gain_spread=0.05, poll_s=0.05, poll_late_s=0.004)
+BOARDS = {board.name: board for board in (EXACT, PART_TIME)}
+
+
+class Power:
+    """Integral of the true power since 0."""
+
+    def __init__(self, run: Run) -> None:
+        parts = [(step.start, step.end, step.joules) for step in run.steps]
+        parts += [(start, end, (end - start) * watts) for start, end, watts in run.idle]
+        parts.sort()
+        self._starts = [start for start, _, _ in parts]
+        self._parts = parts
+        self._before = [0.0, *accumulate(joules for _, _, joules in parts)]
+
+    def joules_until(self, at: float) -> float:
+        """True joules from 0 to `at`."""
+        index = bisect_right(self._starts, at) - 1
+        if index < 0:
+            return 0.0
+        start, end, joules = self._parts[index]
+        return self._before[index] + joules * min(1.0, (at - start) / (end - start))
+
+
+def samples(run: Run, board: Board, rng: random.Random) -> tuple[list[Sample], float]:
+    """The readings over the whole run, and the board's gain."""
+    power = Power(run)
+    gain = 1 + rng.uniform(-board.gain_spread, board.gain_spread)
+    phase = rng.random() * board.period_s
+    edges, counter = [0.0], [5000.0]
+    at = phase
+    while at < run.end:
+        seen = power.joules_until(at) - power.joules_until(max(0.0, at - board.looks_s))
+        counter.append(counter[-1] + gain * seen * board.period_s / board.looks_s)
+        edges.append(at + board.lag_s)
+        at += board.period_s
+    found = []
+    poll = 0.001
+    while poll < run.end:
+        if rng.random() >= board.lost:
+            when = poll + rng.random() * board.poll_late_s
+            shown = counter[bisect_right(edges, when) - 1]
+            found.append(Sample(Nanoseconds(round(when * 1e9)), Microjoules(from_millijoules(round(shown * 1000)))))
+        poll += board.poll_s
+    return found, gain
