@@ -247,6 +247,8 @@ class TestClientErrs:
 
     def test_client_gone_in_the_middle_of_its_body(self, proxy: LiveProxy) -> None:
         """Half a request is no request."""
+        whole = HTTP.post(proxy.url + CHAT, json=chat())
+        proxy.settled(whole.headers["x-request-id"])  # the newest record, and it changes no more
         before = HTTP.get(f"{proxy.admin}/energy/requests", params={"limit": 1}).json()
         with connection(proxy.url) as client:
             client.sendall(head("POST", CHAT, length=1000) + b'{"model":')
