@@ -80,7 +80,6 @@ class Relay:
             except Refused:
                 tried |= {member.name}
                 self._pool.refused(member.name)
-                bill.flight.end(self._clock(), "error")
                 if len(tried) == len(self._engines):
                     raise
             except (BackendFailed, BackendTimeout):

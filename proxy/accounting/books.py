@@ -27,9 +27,14 @@ class Accounts:
         self.meter += split.window.energy
 
     @property
+    def booked(self) -> int:
+        """The four accounts together."""
+        return self.requests + self.idle + self.unattributed + self.unmeasured
+
+    @property
     def imbalance(self) -> int:
         """Meter minus accounts; 0, or there is a bug."""
-        return self.meter - self.requests - self.idle - self.unattributed - self.unmeasured
+        return self.meter - self.booked
 
 
 @dataclass(slots=True)

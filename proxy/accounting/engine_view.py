@@ -70,8 +70,10 @@ class EngineView:
 
     def taken_up(self, flights: Sequence[Flight], weights: Weights) -> list[Flight]:
         """The flights that the engine holds or held, with what is inferred of their start; queued ones are left out."""
+        # Most looks show no queue: sorted out once here, not again for every flight of every window.
+        queues = [scrape for scrape in self._scrapes if scrape.waiting > 0]
         for flight in flights:
-            guess_schedule(flight, self._scrapes, weights)
+            guess_schedule(flight, queues, weights)
         if self._now is None or not self._now.waiting:
             return list(flights)
         queued = queued_rows(flights, self._now.waiting)

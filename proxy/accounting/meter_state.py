@@ -30,6 +30,4 @@ class MeterState:
     def imbalance(self) -> int:
         """What the readings say of the divided windows, minus what is booked, in microjoules; 0, or there is a bug."""
         waiting = sum(window.energy for window, _ in self.waiting)
-        accounts = self.accounts
-        booked = accounts.requests + accounts.idle + accounts.unattributed + accounts.unmeasured
-        return self.unwatched_uj + self.timeline.total_uj - waiting - booked
+        return self.unwatched_uj + self.timeline.total_uj - waiting - self.accounts.booked
