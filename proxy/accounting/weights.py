@@ -2,36 +2,28 @@
 
 Only the ratios of these weights matter for who pays; the scale of every figure is the meter's.
 Energy of an engine step is affine in what it holds: a fixed part (weights streamed once, static power)
-and each sequence's own work. Constants: research on public H100 measurements (Llama-3.1-8B, bf16):
-0.14 nJ per byte streamed, 1.1 pJ per FLOP, 125 W static power while busy, 30 µs per prefill or decode position.
+and each sequence's own work. In a mixture of experts the fixed part grows with the step's tokens, because more
+experts are touched, and levels off. Constants: research on public H100 measurements (Llama-3.1-8B, bf16), an empty
+step 1.4 times the time its bytes take at full bandwidth plus 0.2 ms, 30 µs per prefill or decode position.
 """
 
 from dataclasses import dataclass
+from math import floor, pow
 
-JOULES_PER_BYTE = 0.14e-9
-JOULES_PER_FLOP = 1.1e-12
-STATIC_POWER_W = 125.0
+from proxy.accounting.gpus import H100, Gpu
+from proxy.accounting.model_shape import LLAMA_8B, ModelShape
+
+__all__ = ["LLAMA_8B", "SKINNY_MATMUL", "ModelShape", "Weights", "roofline_prior"]
+
+ATTENTION = 1.5
+"""A FLOP of attention costs more than one of a matrix product: its kernels reach between half and all of their rate."""
 SKINNY_MATMUL = 2.0
 """A decode position costs about twice a prefill position: skinny matrix products, sampling, launches."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """What the prior needs to know of a model.
-
-    active_parameters: parameters touched per token; weight_bytes: all weights streamed per step.
-    kv_bytes_per_token: keys and values of one token over all layers.
-    attention_flops: FLOPs per pair of (query token, context token) over all layers: 4 * layers * heads * head_dim.
-    """
-
-    active_parameters: float
-    weight_bytes: float
-    kv_bytes_per_token: float
-    attention_flops: float
-
-
-LLAMA_8B = ModelShape(8.03e9, weight_bytes=16.06e9, kv_bytes_per_token=131_072, attention_flops=524_288)
-"""Llama-3.1-8B in bf16: 32 layers, 32 heads of 128, 8 KV heads; the default when a model says nothing of itself."""
+STREAMING = 1.4
+"""Time of an empty step over the time its bytes take at full bandwidth: 6.9 ms against 4.8 ms on the H100."""
+LAUNCH_S = 0.2e-3
+POSITION_S = 30e-6
+"""Seconds that a position adds to a step of Llama-3.1-8B on an H100."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +33,11 @@ class Weights:
     prefill (a): per uncached prompt token; attention (q): per prompt token and token of its context;
     decode (d): per decode position; context (c): per decode position and token of its context;
     step (F0): per engine step, shared equally by the sequences in it.
-    step_s: time of an empty step; token_s: what each position adds. Seconds; they place work in time where
-    the engine's own times are unknown.
+    step_s: time of a step that holds one token; token_s: what each position adds. Seconds; they place work in time
+    where the engine's own times are unknown.
+    experts: per step, beside `step`, if every expert of a mixture is streamed. touched: fraction of the experts that
+    one token is sent to.
+    window: length in tokens of sliding-window attention. windowed: fraction of the layers that have it.
     """
 
     prefill: float
@@ -52,19 +47,68 @@ class Weights:
     step: float
     step_s: float
     token_s: float
+    experts: float = 0.0
+    touched: float = 1.0
+    window: int | None = None
+    windowed: float = 0.0
+
+    def context_of(self, length: float) -> float:
+        """Context tokens that a position with `length` tokens before it reads, as a mean over the layers."""
+        if self.window is None or length <= self.window:
+            return length
+        return length - self.windowed * (length - self.window)
+
+    def prefill_context(self, before: float, tokens: float) -> float:
+        """Context read by `tokens` new prompt tokens, the first of which has `before` tokens before it.
+
+        Exactly the sum of context_of(before), context_of(before + 1), ... for whole numbers; a part of a token counts
+        in proportion. So the parts of a prompt add up to the whole however it is cut.
+        """
+        whole = _sum_below(before + tokens) - _sum_below(before)
+        if self.window is None:
+            return whole
+        start, end = (max(0.0, at - self.window) for at in (before, before + tokens))
+        return whole - self.windowed * (_sum_below(end) - _sum_below(start))
+
+    def fixed(self, tokens: float) -> float:
+        """Joules shared by the sequences of a step that holds so many tokens.
+
+        An expert is spared by all of n tokens with probability (1 - touched)^n, if they choose independently and
+        evenly (research, section 3.6).
+        """
+        if not self.experts:
+            return self.step
+        return self.step + self.experts * (1.0 - pow(1.0 - self.touched, tokens))
 
 
-def roofline_prior(shape: ModelShape) -> Weights:
-    """The weights a model's shape implies on an H100-class GPU; other GPUs differ in scale, hardly in ratio."""
-    step_s = 1.4 * shape.weight_bytes / 3.35e12 + 0.2e-3
-    token_s = 30e-6 * shape.active_parameters / LLAMA_8B.active_parameters
-    prefill = JOULES_PER_FLOP * 2 * shape.active_parameters
+def _sum_below(length: float) -> float:
+    """0 + 1 + ... + (length - 1), with straight lines between whole numbers."""
+    whole = floor(length)
+    return whole * (whole - 1) / 2 + (length - whole) * whole
+
+
+def roofline_prior(shape: ModelShape, gpu: Gpu = H100, *, gpus: int = 1) -> Weights:
+    """The weights that a model's shape implies on a kind of GPU.
+
+    gpus: over how many one engine spreads the model. Tensor parallelism only sums: together they move the same bytes
+    and do the same FLOPs in a fraction of the time; just the static power of a launch is paid by each.
+    """
+    bytes_per_s = gpu.bandwidth * gpus
+    always = shape.weight_bytes - shape.expert_bytes
+    joules_per_expert_byte = gpu.joules_per_byte + gpu.static_w * gpus * STREAMING / bytes_per_s
+    empty_s = STREAMING * always / bytes_per_s + LAUNCH_S
+    pace = H100.flop_per_s / (gpu.flop_per_s * gpu.speed(shape.arithmetic) * gpus)
+    flop_joules = gpu.flop_joules(shape.arithmetic)
     return Weights(
-        prefill=prefill,
-        attention=JOULES_PER_FLOP * shape.attention_flops,
-        decode=prefill * SKINNY_MATMUL,
-        context=JOULES_PER_BYTE * shape.kv_bytes_per_token,
-        step=JOULES_PER_BYTE * shape.weight_bytes + STATIC_POWER_W * step_s,
-        step_s=step_s,
-        token_s=token_s,
+        prefill=flop_joules * 2 * (shape.active_parameters - shape.head_parameters),
+        attention=ATTENTION * gpu.joules_per_flop * shape.attention_flops,
+        decode=flop_joules * 2 * shape.active_parameters * SKINNY_MATMUL,
+        context=gpu.joules_per_byte * shape.kv_bytes_per_token + gpu.joules_per_flop * shape.absorbed_flops,
+        step=gpu.joules_per_byte * always + gpu.static_w * gpus * empty_s,
+        step_s=empty_s + STREAMING * shape.touched * shape.expert_bytes / bytes_per_s,
+        token_s=POSITION_S * shape.active_parameters / LLAMA_8B.active_parameters * pace,
+        experts=joules_per_expert_byte * shape.expert_bytes,
+        touched=shape.touched,
+        window=shape.window,
+        windowed=shape.windowed,
     )

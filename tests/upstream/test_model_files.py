@@ -101,3 +101,34 @@ def test_no_model_there(tmp_path: Path, text: str | None, caplog: pytest.LogCapt
 def test_a_root_that_is_no_path(tmp_path: Path, name: str) -> None:
     """An engine may call its root what it likes."""
     assert read_shape(tmp_path / name) is None
+
+
+def test_what_is_said_beside_the_decoder_holds_for_it() -> None:
+    """A multimodal model tells its quantisation at the top; the decoder's own word goes first."""
+    section = {"quant_method": "fp8"}
+    inside = shape_from_config({"quantization_config": section, "text_config": LLAMA})
+
+    assert inside == shape_from_config(LLAMA | {"quantization_config": section})
+    assert inside is not None
+    assert inside.arithmetic == "fp8"
+    assert shape_from_config(
+        {"quantization_config": section, "text_config": LLAMA | {"quantization_config": None}}
+    ) == shape_from_config(LLAMA)
+
+
+@pytest.mark.parametrize("key", ["text_config", "llm_config", "language_config"])
+def test_names_of_the_decoder_inside(key: str) -> None:
+    """Families call it differently; a vision tower beside it changes nothing."""
+    tower = {"hidden_size": 1152, "num_hidden_layers": 27, "num_attention_heads": 16, "intermediate_size": 4304}
+
+    assert shape_from_config({key: LLAMA, "vision_config": tower}) == shape_from_config(LLAMA)
+
+
+def test_the_engines_cache_format_reaches_the_shape(tmp_path: Path) -> None:
+    """A cache in fp8 halves the bytes read per context token."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    plain, narrow = read_shape(tmp_path), read_shape(tmp_path, "fp8")
+
+    assert plain is not None
+    assert narrow is not None
+    assert narrow.kv_bytes_per_token == plain.kv_bytes_per_token / 2
