@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -46,11 +46,15 @@ def free_port() -> int:
 class RealEngine:
     """One server process (which starts two more), listening on a free port of 127.0.0.1."""
 
-    def __init__(self, log: Path, *options: str) -> None:
-        """Takes the file to log to, and options for `vllm serve` beyond those of `deploy/engine serve`."""
+    def __init__(self, log: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
+        """Takes the file to log to, and options for `vllm serve` beyond those of `deploy/engine serve`.
+
+        environment: variables beyond those of this process, as JOULEPROXY_STEP_LOG.
+        """
         self.log = log
         self.port = free_port()
         self._options = options
+        self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -86,6 +90,7 @@ class RealEngine:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env=self._environment,
                 # A group lets us find the children again. A session of its own would starve the tests: the scheduler
                 # shares time between sessions, and this one's processes poll.
                 process_group=0,

@@ -1,0 +1,154 @@
+"""The wire to jouleproxy: one datagram per step to a Unix socket, never waiting for anybody.
+
+Layout, little endian: b"jps1"; engine u32, boot u64, number u64, start u64 and end u64 (CLOCK_MONOTONIC, ns), dropped
+u32, n u32; four times n u32: before, prefill, decode, recomputed; n names, UTF-8, joined by line feeds.
+"""
+
+import errno
+import logging
+import socket
+import struct
+import threading
+import time
+from collections import deque
+
+from jouleproxy_steplog.batch import Batch
+
+MAGIC = b"jps1"
+HEAD = struct.Struct("<4sIQQQQII")
+MOST_WAITING = 1_000
+"""Datagrams kept for a receiver that is behind: some seconds of steps."""
+HOLD_S = 0.005
+"""Steps shorter than this are sent together: waking the receiver costs the engine more than all else here."""
+MOST_AT_ONCE = 128
+"""Datagrams sent in one go, so that a long queue does not hold up a step."""
+BUFFER_BYTES = 4 << 20
+"""Asked for, so that the largest batch fits into a datagram; the kernel gives what net.core.wmem_max allows."""
+QUIET_S = 60.0
+"""Between two lines in the log that say the same."""
+PATIENCE_S, PAUSE_S = 10.0, 0.01
+"""How long, and how often, the last steps before a rest are offered to a receiver that is behind."""
+_FULL = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
+_GONE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE)
+_log = logging.getLogger("vllm.jouleproxy_steplog")
+
+
+def encode(engine: int, boot: int, number: int, start: int, end: int, dropped: int, batch: Batch) -> bytes:
+    """A step as a datagram."""
+    names, before, prefill, decode, recomputed = batch
+    n = len(names)
+    head = HEAD.pack(MAGIC, engine, boot, number, start, end, dropped & 0xFFFFFFFF, n)
+    columns = struct.pack(f"<{4 * n}I", *before, *prefill, *decode, *recomputed)
+    return head + columns + "\n".join(names).encode()
+
+
+class Sender:
+    """A connected datagram socket, and what waits for room in it.
+
+    Linux queues few datagrams for a receiver (net.unix.max_dgram_qlen, often 10), so a receiver that is busy for a
+    moment leaves some waiting here; they go first with the next step. So do those of very short steps, by choice.
+    dropped: datagrams thrown away, because nobody listens or too many wait.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.dropped = 0
+        self._path = path
+        self._socket: socket.socket | None = None
+        self._waiting: deque[bytes] = deque()
+        self._lock = threading.Lock()
+        self._drain: threading.Thread | None = None
+        self._heard: bool | None = None
+        """What the log says; None before its first line."""
+        self._complained = -QUIET_S
+        self._flushed = -HOLD_S
+
+    def __del__(self) -> None:
+        """A scheduler that goes takes its socket with it."""
+        self._close()
+
+    def send(self, datagram: bytes) -> None:
+        """Sends it, after those that wait, or keeps or drops it; takes some microseconds in every case."""
+        with self._lock:
+            if len(self._waiting) >= MOST_WAITING:
+                self._waiting.popleft()
+                self.dropped += 1
+            self._waiting.append(datagram)
+            if time.monotonic() - self._flushed >= HOLD_S:
+                self._flush()
+
+    def rest(self) -> None:
+        """Says that no step may follow for long: sends what waits, and the rest of it by a thread that then ends."""
+        if not self._waiting:
+            return
+        with self._lock:
+            self._flush()
+        if self._waiting and (self._drain is None or not self._drain.is_alive()):
+            self._drain = threading.Thread(target=self._send_the_rest, name="jouleproxy-steplog", daemon=True)
+            self._drain.start()
+
+    def _send_the_rest(self) -> None:
+        until = time.monotonic() + PATIENCE_S
+        while self._waiting and time.monotonic() < until:
+            with self._lock:
+                self._flush()
+            time.sleep(PAUSE_S)
+
+    def _flush(self) -> None:
+        """Sends what waits until the receiver's queue is full; drops all of it when there is no receiver."""
+        self._flushed = time.monotonic()
+        for _ in range(min(len(self._waiting), MOST_AT_ONCE)):
+            try:
+                self._put(self._waiting[0])
+                if not self._heard:
+                    self._tell_heard()
+            except OSError as error:
+                if error.errno in _FULL:
+                    return
+                if error.errno != errno.EMSGSIZE:
+                    self._lose_receiver(error)
+                    return
+                self.dropped += 1
+            self._waiting.popleft()
+
+    def _put(self, datagram: bytes) -> None:
+        """Hands it to the kernel; a receiver that has been replaced is looked for once."""
+        if self._socket is not None:
+            try:
+                self._socket.send(datagram)
+                return
+            except OSError as error:
+                if error.errno not in _GONE:
+                    raise
+                self._close()
+        self._socket = self._connected()
+        self._socket.send(datagram)
+
+    def _connected(self) -> socket.socket:
+        fresh = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            fresh.setblocking(False)
+            fresh.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+            fresh.connect(self._path)
+        except BaseException:
+            fresh.close()
+            raise
+        return fresh
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _lose_receiver(self, error: OSError) -> None:
+        self._close()
+        self.dropped += len(self._waiting)
+        self._waiting.clear()
+        now = time.monotonic()
+        # a receiver that comes and goes gets one pair of lines a minute
+        if self._heard is not False and now - self._complained >= QUIET_S:
+            self._heard, self._complained = False, now
+            _log.warning("steps are not reported: nobody takes them at %s (%s)", self._path, error.strerror or error)
+
+    def _tell_heard(self) -> None:
+        self._heard = True
+        _log.info("steps are reported to %s", self._path)

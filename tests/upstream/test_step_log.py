@@ -1,0 +1,307 @@
+"""
+The proxy's end of the step log: datagrams become steps, and neither garbage nor restarts can hurt it.
+"""
+
+import asyncio
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.accounting.steps import Computed, EngineStep
+from proxy.accounting.units import Nanoseconds
+from proxy.errors import ConfigurationError
+from proxy.upstream.step_log import MOST_AT_ONCE, NotAStep, StepLog, parse
+
+HEAD = struct.Struct("<4sIQQQQII")
+STEP = EngineStep(
+    1, 77, 5, Nanoseconds(1_000), Nanoseconds(2_000), (Computed("chatcmpl-é-1", 7, 0, 3, 2), Computed("b", 0, 9, 0)), 4
+)
+
+
+def datagram(step: EngineStep) -> bytes:
+    """As the plugin sends it; written from the layout, not with the plugin's code."""
+    names, *columns = zip(*step.sequences, strict=True) if step.sequences else ((),) * 5
+    head = HEAD.pack(
+        b"jps1", step.engine, step.boot, step.number, step.start, step.end, step.dropped, len(step.sequences)
+    )
+    return (
+        head + b"".join(struct.pack("<I", value) for column in columns for value in column) + "\n".join(names).encode()
+    )
+
+
+def numbered(number: int, *, dropped: int = 0, boot: int = 77, engine: int = 0) -> bytes:
+    return datagram(STEP._replace(number=number, dropped=dropped, boot=boot, engine=engine))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "steps.sock"
+
+
+@contextmanager
+def sender(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as plugin:
+        plugin.connect(str(path))
+        plugin.setblocking(False)
+        yield plugin
+
+
+async def settle(log: StepLog, steps: list[EngineStep], count: int) -> None:
+    """Lets the event loop run until so many datagrams were taken."""
+    async with asyncio.timeout(10):
+        while len(steps) + log.bad < count:  # noqa: ASYNC110  (what is waited for is the plain callback of the log)
+            await asyncio.sleep(0)
+
+
+def heard(path: Path, *datagrams: bytes) -> tuple[StepLog, list[EngineStep]]:
+    """A log that has taken these."""
+    steps: list[EngineStep] = []
+    log = StepLog(path, steps.append)
+
+    async def listen() -> None:
+        log.open()
+        with sender(path) as plugin:
+            for number, each in enumerate(datagrams, 1):
+                plugin.send(each)
+                await settle(log, steps, number)
+        log.close()
+
+    asyncio.run(listen())
+    return log, steps
+
+
+def permissions(path: Path) -> tuple[bool, int]:
+    """Whether it is a socket, and who may use it."""
+    mode = path.stat().st_mode
+    return stat.S_ISSOCK(mode), stat.S_IMODE(mode)
+
+
+def test_a_datagram_is_a_step() -> None:
+    assert parse(datagram(STEP)) == STEP
+
+
+def test_a_step_may_be_empty_and_may_be_large() -> None:
+    empty = STEP._replace(sequences=())
+    large = STEP._replace(sequences=tuple(Computed(f"s{i}", i, 2**32 - 1, 1, 0) for i in range(5_000)))
+    assert parse(datagram(empty)) == empty
+    assert parse(memoryview(datagram(large))) == large
+
+
+@pytest.mark.parametrize("cut", range(len(datagram(STEP)) - 1))
+def test_a_truncated_datagram_is_refused_or_cut_within_the_last_name(cut: int) -> None:
+    names = len(datagram(STEP)) - len("chatcmpl-é-1\nb".encode())
+    piece = datagram(STEP)[:cut]
+    if cut > names and piece.endswith(b"\n"):
+        assert parse(piece).sequences[-1].name == ""
+    else:
+        with pytest.raises(NotAStep):
+            parse(piece)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"hello",
+        datagram(STEP).replace(b"jps1", b"jps2"),
+        HEAD.pack(b"jps1", 0, 0, 0, 0, 0, 0, 2**32 - 1),
+        HEAD.pack(b"jps1", 0, 0, 0, 2, 1, 0, 0),
+        HEAD.pack(b"jps1", 0, 0, 0, 1, 2, 0, 0) + b"a name",
+        HEAD.pack(b"jps1", 0, 0, 0, 1, 2, 0, 1) + bytes(16) + b"\xff",
+        HEAD.pack(b"jps1", 0, 0, 0, 1, 2, 0, 1) + bytes(16) + b"a\nb",
+    ],
+    ids=["nothing", "text", "magic", "count", "backwards", "name too many", "no UTF-8", "two names for one"],
+)
+def test_garbage_has_a_name(garbage: bytes) -> None:
+    with pytest.raises(NotAStep):
+        parse(garbage)
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_no_bytes_can_crash_the_parser(tail: bytes, headed: bool) -> None:
+    try:
+        parse(b"jps1" + tail if headed else tail)
+    except NotAStep:
+        return
+
+
+def test_steps_arrive_in_order_and_nothing_is_lost(path: Path) -> None:
+    log, steps = heard(path, *(numbered(n) for n in range(3, 50)))
+    assert [step.number for step in steps] == [*range(3, 50)]
+    assert (log.lost, log.bad) == (0, 0)
+
+
+def test_more_than_one_turn_of_the_loop_is_taken(path: Path) -> None:
+    steps: list[EngineStep] = []
+    log = StepLog(path, steps.append)
+
+    async def flood() -> None:
+        log.open()
+        with sender(path) as plugin:
+            for number in range(MOST_AT_ONCE + 20):
+                while True:
+                    try:
+                        plugin.send(numbered(number))
+                        break
+                    except BlockingIOError:  # the queue is full
+                        await asyncio.sleep(0)
+        await settle(log, steps, MOST_AT_ONCE + 20)
+        log.close()
+
+    asyncio.run(flood())
+    assert log.lost == 0
+
+
+def test_a_gap_in_the_numbers_is_counted_as_lost(path: Path) -> None:
+    log, _ = heard(path, numbered(10), numbered(11), numbered(15))
+    assert log.lost == 3
+
+
+def test_what_the_engine_dropped_is_counted_once(path: Path) -> None:
+    """Dropped steps have numbers; a sender that gives them none is believed too."""
+    log, _ = heard(path, numbered(10, dropped=1), numbered(13, dropped=3), numbered(14, dropped=8))
+    assert log.lost == 2 + 5
+
+
+def test_each_process_counts_for_itself(path: Path) -> None:
+    """Replicas interleave, and a restarted engine begins anew; neither is a gap."""
+    log, steps = heard(
+        path,
+        *(numbered(n, engine=e) for n in (1, 2) for e in (0, 1)),
+        numbered(1, boot=78),
+        numbered(2, boot=78),
+    )
+    assert (log.lost, len(steps)) == (0, 6)
+
+
+def test_garbage_is_counted_and_the_next_step_is_heard(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log, steps = heard(path, b"garbage", numbered(1), b"", b"garbage", numbered(2))
+    assert (log.bad, [step.number for step in steps], log.lost) == (3, [1, 2], 0)
+    assert [r.levelname for r in caplog.records].count("WARNING") == 2
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+def test_the_owner_or_whoever_is_let_in_may_send_and_the_file_goes_with_the_log(path: Path, mode: int) -> None:
+    async def listen() -> tuple[bool, int]:
+        log = StepLog(path, lambda step: None, mode=mode)
+        log.open()
+        found = permissions(path)
+        log.close()
+        log.close()
+        return found
+
+    assert asyncio.run(listen()) == (True, mode)
+    assert not path.exists()
+
+
+def test_by_default_only_the_owner_may_send(path: Path) -> None:
+    async def listen() -> tuple[bool, int]:
+        log = StepLog(path, lambda step: None)
+        log.open()
+        found = permissions(path)
+        log.close()
+        return found
+
+    assert asyncio.run(listen()) == (True, 0o600)
+
+
+def test_a_socket_left_behind_by_a_killed_proxy_is_replaced(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as killed:
+        killed.bind(str(path))
+    assert path.exists()
+    _, steps = heard(path, numbered(1))
+    assert len(steps) == 1
+
+
+def refusal(path: Path) -> str:
+    """Why the log does not open."""
+
+    async def listen() -> None:
+        StepLog(path, lambda step: None).open()
+
+    with pytest.raises(ConfigurationError) as refused:
+        asyncio.run(listen())
+    return str(refused.value)
+
+
+def test_a_path_somebody_listens_at_is_refused(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(path))
+        assert "another process listens there" in refusal(path)
+    assert path.exists()
+
+
+def test_a_socket_of_another_kind_in_use_is_refused(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(path))
+        other.listen()
+        assert str(path) in refusal(path)
+    assert path.exists()
+
+
+def test_a_file_that_is_no_socket_is_refused_and_kept(path: Path) -> None:
+    path.write_text("precious")
+    assert "no socket" in refusal(path)
+    assert path.read_text() == "precious"
+
+
+def test_no_folder_is_made(path: Path) -> None:
+    assert "No such file or directory" in refusal(path.parent / "missing" / "steps.sock")
+
+
+def test_a_path_too_long_for_a_socket_is_refused(path: Path) -> None:
+    assert "too long" in refusal(path.with_name("x" * 120))
+
+
+def test_the_file_of_a_successor_is_left_alone(path: Path) -> None:
+    """Somebody has removed the file, and another proxy listens there now."""
+
+    def replace() -> None:
+        path.unlink()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as successor:
+            successor.bind(str(path))
+
+    async def listen() -> None:
+        log = StepLog(path, lambda step: None)
+        log.open()
+        replace()
+        log.close()
+
+    asyncio.run(listen())
+    assert path.exists()
+
+
+def test_closing_from_within_a_step_is_safe(path: Path) -> None:
+    steps: list[EngineStep] = []
+
+    async def listen() -> None:
+        def take(step: EngineStep) -> None:
+            steps.append(step)
+            log.close()
+
+        log = StepLog(path, take)
+        log.open()
+        with sender(path) as plugin:
+            plugin.send(numbered(1))
+            plugin.send(numbered(2))
+            await settle(log, steps, 1)
+
+    asyncio.run(listen())
+    assert len(steps) == 1
+
+
+def test_the_umask_is_put_back(path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        heard(path)
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
