@@ -1,19 +1,22 @@
-"""What the engine does not say in time, inferred from its counters: who queues, and what was cached.
+"""What the engine does not say in time, inferred meanwhile: who queues, and what was cached.
 
 A stream names its queueing time and its cached prompt tokens in its last chunk only, long after its first windows
-are divided. The engine's own page tells every second how many requests wait and how many prompt tokens were hits.
+are divided. What earlier requests put into the cache is known here when the next one is sent; the engine's own page
+tells every second how many requests wait and how many prompt tokens were hits.
 """
 
 from collections.abc import Iterable, Sequence
 
-from proxy.accounting.activity import prefill_s
 from proxy.accounting.flight import Flight
+from proxy.accounting.reconstruction import prefill_s
 from proxy.accounting.units import SECOND, Nanoseconds
 from proxy.accounting.unseen import EngineCounters
 from proxy.accounting.weights import Weights
 
 PREFILL_MARGIN = 2.0
 """A prefill beside others' decodes takes longer than by itself."""
+MOST_RATIO = 1.2
+"""A match is at most so much short of the hits: a piece is cut off, and some text has more tokens than other text."""
 
 
 def queued_rows(flights: Iterable[Flight], waiting: float) -> set[str]:
@@ -45,20 +48,51 @@ def guess_schedule(flight: Flight, scrapes: Sequence[EngineCounters], weights: W
 
 
 def guess_cached(flights: Iterable[Flight], before: EngineCounters, now: EngineCounters) -> None:
-    """Spreads the cache hits counted between two scrapes over the prompts that were read in between.
+    """Brings the guesses for the prompts read between two scrapes in line with the cache hits counted in between.
 
-    What finished requests have told of their own hits is taken off first; the rest goes by prompt length, which is
-    exact when one prompt was read and right in sum when there were several.
+    Prompts that the engine counted and that are not known here (a stranger's, or of a request whose first token is
+    under way) leave room: so many of the hits may be theirs; and the other way round. Within that the guesses stay.
     """
     if before.cached_prompt_tokens is None or now.cached_prompt_tokens is None:
         return
+    read = [flight for flight in flights if before.at < _read_at(flight) <= now.at]
     hits = now.cached_prompt_tokens - before.cached_prompt_tokens
-    read = [f for f in flights if f.first is not None and before.at < f.first <= now.at]
-    hits -= sum(flight.cached_tokens for flight in read if flight.cached_tokens is not None)
-    unknown = [flight for flight in read if flight.cached_tokens is None]
-    prompts = sum(flight.prompt for flight in unknown)
-    if hits <= 0 or prompts <= 0:
+    hits -= sum(flight.hits_told for flight in read if flight.hits_told is not None)
+    strange = now.prompt_tokens - before.prompt_tokens - sum(flight.read for flight in read)
+    unknown = [flight for flight in read if flight.hits_told is None]
+    most, least = hits - min(0.0, strange), hits - max(0.0, strange)
+    guessed = _hits(unknown)
+    if guessed > max(0.0, most):
+        _scale(unknown, max(0.0, most) / guessed)
+    elif guessed < least:
+        _scale(unknown, min(MOST_RATIO, least / guessed) if guessed else 1.0)
+        _spread(unknown, least - _hits(unknown))
+
+
+def _read_at(flight: Flight) -> Nanoseconds:
+    """When the engine counted the prompt as read, as far as it shows; before all times if it does not yet."""
+    read = flight.first if flight.decodes else flight.ended
+    return Nanoseconds(-1) if read is None else read
+
+
+def _hits(flights: Sequence[Flight]) -> int:
+    """Cache hits as the engine counts them: each prompt once for each answer to it."""
+    return sum(flight.read - flight.computed for flight in flights)
+
+
+def _scale(flights: Sequence[Flight], factor: float) -> None:
+    """What matched something goes up or down by a factor, what did not stays."""
+    for flight in flights:
+        flight.cached_part = min(1.0, factor * flight.cached_part)
+        flight.reread_part = min(1.0, factor * flight.reread_part)
+
+
+def _spread(flights: Sequence[Flight], missing: float) -> None:
+    """Hits that nothing explains go by what is left of the prompts: right in sum, and exact when it is only one."""
+    left = sum(flight.computed for flight in flights)
+    if missing <= 0 or left <= 0:
         return
-    part = min(1.0, hits / prompts)
-    for flight in unknown:
-        flight.cached_guess = int(flight.prompt * part)
+    part = min(1.0, missing / left)
+    for flight in flights:
+        flight.cached_part += part * (1 - flight.cached_part)
+        flight.reread_part += part * (1 - flight.reread_part)

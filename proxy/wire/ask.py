@@ -9,7 +9,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from proxy.accounting.prefix_cache import Chain
 from proxy.errors import BadRequest
+from proxy.wire.prompt import prefix_chains
 
 GENERATING = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
 """Endpoints that know stream_options; their path and what reports call them."""
@@ -52,7 +54,7 @@ class Ask:
     model: None when the body names none. sequences: n times prompts. prompt_estimate: tokens of all prompts, a guess
     from their text; images and sound are not in it, and of a body that is no JSON it is 0.
     wants_usage, wants_continuous: what the client asked to see of usage in a stream.
-    body: what goes to the engine.
+    body: what goes to the engine. prefix: names of the prompts' pieces, nothing of which can be read off them.
     """
 
     path: str
@@ -66,12 +68,14 @@ class Ask:
     wants_continuous: bool
     work: bool
     body: bytes
+    prefix: tuple[Chain, ...] = ()
 
 
-def read_ask(method: str, path: str, body: bytes, *, usage_wanted: bool = False) -> Ask:
+def read_ask(method: str, path: str, body: bytes, *, usage_wanted: bool = False, salt: bytes | None = None) -> Ask:
     """The request as far as it can be read; a body that is no JSON object is passed on for the engine to judge.
 
     usage_wanted: the client asked by header for energy inside usage, so it shall see the usage chunk.
+    salt: at most 64 random bytes that key the names of the prompts' pieces; without it nothing is named.
     Raises BadRequest for nesting no engine would accept either.
     """
     fields = _fields(body) if method == "POST" else None
@@ -99,6 +103,7 @@ def read_ask(method: str, path: str, body: bytes, *, usage_wanted: bool = False)
         wants_continuous=bool(wants_usage and wants_continuous),
         work=work,
         body=body,
+        prefix=prefix_chains(path, fields, salt) if salt else (),
     )
 
 
