@@ -11,7 +11,7 @@ Reading order, from the bottom up; each part imports itself and what stands abov
     sampler.py     loop 2: every period each meter is read
     settlement.py  loop 3: windows meet requests, the ledger is posted
     routes.py reports.py pages.py metrics.py settings.py the edge: HTTP, Prometheus, settings
-    app.py         where the parts meet
+    app/           where the parts meet
     commands/      one file per subcommand
     __main__.py    the command line
 """

@@ -61,6 +61,12 @@ def serve(
         str | None,
         typer.Option(help="auto, nvml, rapl, modelled[:idle_w=W,core_w=W], recorded:FILE.csv. Default: auto"),
     ] = None,
+    step_log: Annotated[
+        Path | None, typer.Option(help="Unix socket for vLLM's step log (grade A); see the README. Default: none")
+    ] = None,
+    weights_file: Annotated[
+        Path | None, typer.Option(help="What `jouleproxy calibrate` wrote. Default: a roofline of model and GPU")
+    ] = None,
     policy: Annotated[str | None, typer.Option(help="weighted, tokens, output-tokens, time. Default: weighted")] = None,
     ledger: Annotated[str | None, typer.Option(help="Database URL. Default: sqlite:///jouleproxy.db")] = None,
     config: ConfigFile = None,
@@ -85,6 +91,8 @@ def serve(
         "admin_host": admin_host,
         "admin_port": admin_port,
         "meter": meter,
+        "step_log": step_log,
+        "weights_file": weights_file,
         "policy": policy,
         "ledger": ledger,
     }
@@ -99,6 +107,47 @@ def meters(
     from proxy.commands.meters import meters as run
 
     raise typer.Exit(run(seconds, _out))
+
+
+@app.command()
+def calibrate(
+    backend: Annotated[
+        str | None,
+        typer.Option("--backend", "-b", help="URL of the vLLM server, or a backend's name in the settings."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model name. Default: the first one it serves")] = None,
+    meter: Annotated[str | None, typer.Option(help="As for serve.")] = None,
+    gpu: Annotated[list[str] | None, typer.Option(help="UUID of a GPU the server runs on; repeat for several.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.05, max=60, help="How long it may take, all in all.")] = 2.5,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The weights file to write.")] = Path("weights.toml"),
+    step_log: Annotated[Path | None, typer.Option(help="Socket that the plugin of deploy/steplog sends to.")] = None,
+    config: ConfigFile = None,
+    allow_estimated: Annotated[
+        bool, typer.Option("--allow-estimated", help="Take a meter that measures nothing; the file says so.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the load starts.")] = False,
+) -> None:
+    """Learn what one unit of work costs on an idle vLLM server, by a short designed load straight to it.
+
+    Backend, meter, GPUs and key come from the settings of `serve` where they are not given. Exit status: 0 the file is
+    written, 1 the load ran and nothing was written, 2 it could not start, 130 interrupted.
+    """
+    from proxy.commands.calibrate import CalibrateOptions
+    from proxy.commands.calibrate import calibrate as run
+    from proxy.settings import load_settings
+
+    options = CalibrateOptions(
+        backend=backend,
+        model=model,
+        meter=meter,
+        gpus=tuple(gpu or ()),
+        minutes=minutes,
+        output=output,
+        step_log=step_log,
+        allow_estimated=allow_estimated,
+        yes=yes,
+    )
+    raise typer.Exit(run(load_settings(config), options, _out))
 
 
 app.command()(report)

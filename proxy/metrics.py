@@ -15,7 +15,7 @@ from proxy.accounting.group import Group
 from proxy.accounting.meter_state import MeterState
 from proxy.accounting.units import joules, seconds
 from proxy.ports import Meter
-from proxy.settlement import MeterHealth, Settlement
+from proxy.settlement import MeterHealth, Settlement, doubt_of
 
 # One more series per histogram and model, which nobody asks for; the process's start says the same.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -27,6 +27,7 @@ _TTFT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _TPOT_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 1)
 OTHER = "other"
 """The label of all tenants that are not shown by name; one who is really called so is among them."""
+_RATIO = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1)
 _ADDED_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
 
 
@@ -44,6 +45,8 @@ class RequestHistograms:
         self._ttft = histogram("time_to_first_token_seconds", "From sending to the first token (streams).", _TTFT_S)
         self._tpot = histogram("time_per_output_token_seconds", "Mean time per token after the first.", _TPOT_S)
         self._added = histogram("added_latency_seconds", "Time the proxy itself held a request.", _ADDED_S)
+        text = "Standard deviation of a request's energy against other requests', as a part of it."
+        self._uncertainty = histogram("request_relative_uncertainty_ratio", text, _RATIO)
 
     def finished(self, bill: Bill) -> None:
         """Takes in one closed request; only complete answers of work on the GPU count."""
@@ -54,6 +57,9 @@ class RequestHistograms:
             self._energy.labels(bill.model).observe(joules(bill.energy_uj))
             if flight.completion_tokens:
                 self._per_token.labels(bill.model).observe(joules(bill.energy_uj) / flight.completion_tokens)
+            uncertainty = bill.relative_uncertainty()
+            if uncertainty is not None:
+                self._uncertainty.labels(bill.model).observe(uncertainty)
         times = ((self._ttft, flight.ttft_ns), (self._tpot, flight.tpot_ns), (self._added, bill.added_ns))
         for histogram, span in times:
             if span is not None:
@@ -163,14 +169,31 @@ def _show_group(families: _Families, group: Group, now: int) -> None:
         families.counter("tokens", text, float(tokens), backend=backend, model=model, kind=kind)
     for (model, outcome), count in group.tallies.requests_by_model_outcome.items():
         families.counter("requests", "Closed requests.", float(count), backend=backend, model=model, outcome=outcome)
+    for grade, count in group.tallies.requests_by_grade.items():
+        text = "Closed requests by how good their energy figures are, A to D."
+        families.counter("graded_requests", text, float(count), backend=backend, grade=grade)
     # The relay opens bills on its own thread without the lock: a list is made in one step, a loop is not.
     open_now = sum(1 for bill in list(group.bills.values()) if bill.flight.ended is None)
     families.gauge("requests_in_flight", "Requests being answered.", float(open_now), backend=backend)
     text = "Measured over predicted joules; near a constant while the weights fit."
-    families.gauge("kappa", text, group.kappa, backend=backend)
+    families.gauge("kappa", text, group.divider.kappa, backend=backend)
+    _show_weights(families, group)
     reached = group.settled_until
     lag = None if reached is None else seconds(now - reached)
     families.gauge("settlement_lag_seconds", "Age of the newest divided window.", lag, backend=backend)
+
+
+def _show_weights(families: _Families, group: Group) -> None:
+    fit, steps = group.divider.fit, group.steps
+    text = "1 while learnt weights are used, 0 while those it began with are."
+    families.gauge("weights_learnt", text, float(fit.in_use), backend=group.backend)
+    text = "How far the weights predict 5 s of energy ahead, root mean square, as a part of it."
+    families.gauge("weights_error_ratio", text, fit.error, backend=group.backend)
+    if steps.state != "unheard":
+        text = "1 while the engine's step log is heard (grade A), 0 once it has fallen silent."
+        families.gauge("step_log_up", text, float(steps.heard), backend=group.backend)
+        text = "Engine steps that the log did not tell."
+        families.counter("step_log_lost_steps", text, float(steps.lost), backend=group.backend)
 
 
 def _show_meter(
@@ -182,14 +205,17 @@ def _show_meter(
     families.counter("meter_resets", "Times the meter's counter fell.", float(state.timeline.resets), **labels)
     text = "Times the meter's counter stood still while its power did not."
     families.counter("meter_stuck", text, float(state.timeline.stuck), **labels)
-    families.gauge("gpu_power_watts", "Mean power over the last window.", state.timeline.power_w, **labels)
-    families.gauge("idle_power_watts", "Power with the model loaded and nothing running.", state.idle.watts, **labels)
+    families.gauge("gpu_power_watts", "Mean power over the last window.", state.power_w, **labels)
+    families.gauge("idle_power_watts", "Power with the model loaded and nothing running.", state.idle_w, **labels)
     age = None if health.last_read is None else seconds(now - health.last_read)
     families.gauge("meter_age_seconds", "Time since the last reading.", age, **labels)
     call = None if health.call_ns is None else seconds(health.call_ns)
     families.gauge("meter_read_seconds", "How long the last reading took.", call, **labels)
     ratio = state.timeline.power_w / state.last_power_w if state.timeline.power_w and state.last_power_w else None
     families.gauge("meter_counter_power_ratio", "Power from the counter over the power reading.", ratio, **labels)
+    unsure = doubt_of(meter, state)
+    text = "Standard deviation common to all joules of the meter, as a part of them."
+    families.gauge("meter_absolute_uncertainty_ratio", text, unsure, **labels)
     families.gauge(
         "meter_info",
         "What the meter is; estimated means a model, not a sensor.",

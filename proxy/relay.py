@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from proxy.wire.sse import DONE, data_event
 _log = logging.getLogger(__name__)
 UNKNOWN = "unknown"
 """The model of a request for a name that no engine is known to serve: what a client writes must not be a label."""
+SALT_BYTES = 32
+"""Made anew at every start: names of prompts' pieces say nothing to anybody else, nor after the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Relay:
         self._groups = groups
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
+        self._salt = secrets.token_bytes(SALT_BYTES)
 
     async def relay(self, incoming: Incoming, client: Client) -> None:
         """Answers the client. Raises RequestError if nothing was sent to it yet, for the edge to put in words.
@@ -68,7 +72,8 @@ class Relay:
         A backend that cannot be reached is passed over; after the first byte there is no second try.
         Cancelled when the client has gone: the engine's connection is closed at once and the bill says aborted.
         """
-        ask = read_ask(incoming.method, incoming.path, incoming.body, usage_wanted=incoming.energy_in_usage)
+        wanted = incoming.energy_in_usage
+        ask = read_ask(incoming.method, incoming.path, incoming.body, usage_wanted=wanted, salt=self._salt)
         tried: frozenset[str] = frozenset()
         while True:
             member = self._pool.choose(ask.model, without=tried)
@@ -104,6 +109,7 @@ class Relay:
             rough=ask.stream and ask.path not in GENERATING,
             metered_work=ask.work,
             decodes=ask.path not in POOLING,
+            prefix=ask.prefix,
         )
         group = self._groups[member.name]
         bill = Bill(
@@ -113,7 +119,7 @@ class Relay:
             backend=member.name,
             endpoint=ask.endpoint,
             stream=ask.stream,
-            policy=group.policy,
+            policy=group.divider.policy,
             started_at_unix_ns=self._wall_clock_ns(),
         )
         group.open(bill)
@@ -235,9 +241,10 @@ def provisional_energy(bill: Bill, group: Group, now: Any) -> dict[str, Any]:
         duration_ns=bill.duration_ns(now),
         method=bill.policy,
         metered_uj=known.metered if known else None,
-        grade=group.grade,
+        grade=group.grade_of(bill),
         estimated=group.estimated,
-        relative_uncertainty=None,
+        relative_uncertainty=bill.relative_uncertainty(known.energy) if known else None,
+        absolute_uncertainty=group.absolute_uncertainty,
         phases_uj=(known.prefill, known.decode, known.shared) if known else None,
         tokens=(flight.prompt_tokens, flight.cached_tokens, flight.completion_tokens),
     )

@@ -14,7 +14,7 @@ from proxy.errors import NotFound
 from proxy.relay import provisional_energy
 from proxy.settlement import UNMEASURED, Settlement
 from proxy.stores.books import Books
-from proxy.stores.sums import Accounts, BackendBalance, Total
+from proxy.stores.sums import Accounts, BackendBalance, MeterIdentity, Total
 from proxy.wire.energy import energy_object
 
 LOOK_AGAIN_S = 0.05
@@ -44,6 +44,7 @@ def record(row: RequestRow, *, status: str) -> dict[str, Any]:
         relative_uncertainty=row.relative_uncertainty,
         phases_uj=None if unknown else (row.prefill_uj, row.decode_uj, row.shared_uj),
         tokens=(row.prompt_tokens, row.cached_tokens, row.completion_tokens),
+        absolute_uncertainty=row.absolute_uncertainty,
     )
     return energy | {
         "energy_microjoules": None if unknown else row.energy_uj,
@@ -72,6 +73,7 @@ def total_record(by: str, total: Total) -> dict[str, Any]:
         "cached_tokens": total.cached_tokens,
         "completion_tokens": total.completion_tokens,
         "joules_per_output_token": total.joules_per_output_token,
+        "relative_uncertainty": total.relative_uncertainty,
     }
 
 
@@ -88,6 +90,16 @@ def _accounts(accounts: Accounts) -> dict[str, Any]:
     }
 
 
+def _meter(meter: MeterIdentity) -> dict[str, Any]:
+    return {
+        "gpu": meter.gpu,
+        "kind": meter.kind,
+        "estimated": meter.estimated,
+        "description": meter.description,
+        "absolute_uncertainty": meter.absolute_uncertainty,
+    }
+
+
 def balance_record(balances: list[BackendBalance]) -> dict[str, Any]:
     """The law as it stands in the ledger, by backend and in all."""
     total = Accounts(
@@ -99,10 +111,7 @@ def balance_record(balances: list[BackendBalance]) -> dict[str, Any]:
     rows = [
         {
             "backend": balance.backend,
-            "meters": [
-                {"gpu": m.gpu, "kind": m.kind, "estimated": m.estimated, "description": m.description}
-                for m in balance.meters
-            ],
+            "meters": [_meter(meter) for meter in balance.meters],
             "rows_microjoules": balance.rows_uj,
         }
         | _accounts(balance.accounts)
@@ -140,7 +149,7 @@ class Finder:
         if running and not (finished and finished.started_at_unix_ns > running[0].started_at_unix_ns):
             bill, group = running
             now = self._clock()
-            row = bill.row("open", grade=group.grade, estimated=group.estimated, now=now)
+            row = group.row(bill, "open", now)
             with self._settlement.lock:
                 shown = provisional_energy(bill, group, now)
             energy_j = shown["energy_joules"]

@@ -35,6 +35,8 @@ class Backend(BaseModel):
     gpus: UUIDs as `jouleproxy meters` prints them; empty means all devices the meter finds.
     meter: overrides the general setting for this group. api_key: sent to the server instead of the client's key.
     model_config_file: the model's config.json, for the prior of its energy weights; found by itself when local.
+    weights_file: what `jouleproxy calibrate` wrote, instead of that prior.
+    step_log: Unix socket that the plugin in deploy/steplog sends to, as JOULEPROXY_STEP_LOG tells it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +47,8 @@ class Backend(BaseModel):
     meter: str | None = None
     api_key: SecretStr | None = None
     model_config_file: Path | None = None
+    weights_file: Path | None = None
+    step_log: Path | None = None
 
     @field_validator("url")
     @classmethod
@@ -99,6 +103,11 @@ class Settings(BaseSettings):
         "127.0.0.1", description="address of the admin listener: /metrics, /energy/*, the live page"
     )
     admin_port: int = Field(9464, ge=0, le=65535, description="port of the admin listener")
+    share_gpus: bool = Field(
+        False, description="several backends may name one GPU; it is divided by predicted joules, grade D"
+    )
+    step_log: Path | None = Field(None, description="Unix socket of the one backend's step log; several have their own")
+    weights_file: Path | None = Field(None, description="what `jouleproxy calibrate` wrote, for the one backend")
     meter: str = Field("auto", description="auto, nvml, rapl, modelled[:idle_w=W,core_w=W] or recorded:FILE.csv")
     sample_period_ms: int = Field(50, ge=5, le=10_000, description="how often meters are polled, in milliseconds")
     policy: Policy = Field("weighted", description="who pays: weighted, tokens, output-tokens or time")
@@ -137,18 +146,27 @@ class Settings(BaseSettings):
             raise ValueError("at least one backend is needed: --backend http://127.0.0.1:8000")
         if len(set(names)) < len(names):
             raise ValueError(f"backends need different names, these are given: {', '.join(names)}")
+        if len(names) > 1 and (self.step_log or self.weights_file):
+            raise ValueError("with several backends each has step_log and weights_file in its own [[backends]] table")
+        return self
+
+    @model_validator(mode="after")
+    def _energy_counts_once(self) -> "Settings":
+        if self.share_gpus:
+            return self
         claimed: dict[str, str] = {}
         for backend in self.backends:
             for gpu in backend.gpus:
                 if gpu in claimed:
                     raise ValueError(
-                        f"{gpu} is claimed by {claimed[gpu]} and {backend.name}; energy must not count twice"
+                        f"{gpu} is claimed by {claimed[gpu]} and {backend.name}; energy must not count twice. "
+                        "If both run on it, set share_gpus = true: it is divided by predicted joules, grade D"
                     )
                 claimed[gpu] = backend.name
-        if len(names) > 1 and any(not backend.gpus and backend.meter is None for backend in self.backends):
+        if len(self.backends) > 1 and any(not backend.gpus and backend.meter is None for backend in self.backends):
             raise ValueError(
-                "with several backends each needs its own gpus = [UUID, …] or its own meter, "
-                "else the same energy would count twice; `jouleproxy meters` prints the UUIDs"
+                "with several backends each needs its own gpus = [UUID, …] or its own meter, else the same energy "
+                "would count twice; `jouleproxy meters` prints the UUIDs. If they share a GPU, set share_gpus = true"
             )
         return self
 

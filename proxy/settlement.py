@@ -5,12 +5,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
+from math import hypot
 
 from proxy.accounting.bill import Bill
+from proxy.accounting.board import Board
 from proxy.accounting.books import Accounts
 from proxy.accounting.group import Group
+from proxy.accounting.meter_state import MeterState
 from proxy.accounting.postings import BalancePosting, Posting, RequestRow
 from proxy.accounting.samples import Sample
+from proxy.accounting.uncertainty import absolute_uncertainty
 from proxy.accounting.units import MILLISECOND, Microjoules, Nanoseconds
 from proxy.ports import Clock, Meter, Store
 
@@ -21,6 +25,17 @@ RECENT = 10_000
 """Closed requests that can be found before the ledger has committed them: some seconds' worth."""
 UNMEASURED = "unmeasured"
 """Grade of a request whose energy is not wholly known because its meter stopped."""
+
+
+def gain_of(meter: Meter) -> float | None:
+    """Relative uncertainty common to all that a meter says; None where nobody knows."""
+    return absolute_uncertainty(meter.kind, integrated=meter.epoch.startswith("integral:"))
+
+
+def doubt_of(meter: Meter, state: MeterState) -> float | None:
+    """The same of what one backend has of the meter, which is less certain where several share it."""
+    gain = gain_of(meter)
+    return None if gain is None else hypot(gain, state.part_doubt)
 
 
 @dataclass(slots=True)
@@ -35,7 +50,8 @@ class MeterHealth:
 class Settlement:
     """Owns the groups' progress. `lock` guards them against the metrics thread; the loop holds it for one pass.
 
-    known: per meter, the counter where the ledger left off, if it still counts from the same origin.
+    A meter that several groups name is divided between them. known: per meter, the counter where the ledger left off,
+    if it still counts from the same origin.
     """
 
     def __init__(
@@ -56,8 +72,9 @@ class Settlement:
         self._clock = clock
         self._known = known
         self._on_finished = on_finished
-        self._group_of = {name: group for group in groups.values() for name in group.meters}
-        self._posted: dict[str, Accounts] = {name: Accounts() for name in meters}
+        self._users = {name: [group for group in groups.values() if name in group.meters] for name in meters}
+        self._boards = {name: Board(name, users) for name, users in self._users.items() if len(users) > 1}
+        self._posted: dict[tuple[str, str], Accounts] = {}
         self._finished: list[RequestRow] = []
         self._recent: OrderedDict[str, RequestRow] = OrderedDict()
         self._last_post = clock()
@@ -66,8 +83,14 @@ class Settlement:
         """A reading; called on the loop's thread."""
         health = self.health[meter.name]
         health.last_read, health.call_ns = sample.at, call
+        known = self._known.get(meter.name)
         with self.lock:
-            self._group_of[meter.name].sampled(meter.name, sample, known_counter=self._known.get(meter.name))
+            board = self._boards.get(meter.name)
+            if board is not None:
+                board.sampled(sample, known_counter=known)
+            else:
+                (group,) = self._users[meter.name]
+                group.sampled(meter.name, sample, known_counter=known)
 
     def failed(self, meter: Meter) -> None:
         """A reading that did not come."""
@@ -77,11 +100,12 @@ class Settlement:
         """One pass: divide, close, and post when it is time. force: at shutdown, without waiting for anything."""
         now = self._clock()
         with self.lock:
+            for board in self._boards.values():
+                board.settle(now, force=force)
             for group in self.groups.values():
                 group.settle(now, force=force)
                 for bill in group.close_finished(now, force=force):
-                    grade = UNMEASURED if bill.unmeasured else group.grade
-                    self._close(bill.row("settled", grade=grade, estimated=group.estimated, now=now))
+                    self._close(group.row(bill, "settled", now, grade=UNMEASURED if bill.unmeasured else None))
                     self._on_finished(bill)
             if force or now - self._last_post >= POST_EVERY:
                 self._post(now)
@@ -103,25 +127,27 @@ class Settlement:
 
     def _post(self, now: Nanoseconds) -> None:
         self._last_post = now
-        found = [self._balance(name, self._group_of[name]) for name in self.meters]
-        balances = tuple(balance for balance in found if balance is not None)
-        rows = [
-            bill.row("open", grade=group.grade, estimated=group.estimated, now=now)
-            for group in self.groups.values()
-            for bill in group.changed_bills()
-        ]
+        balances = tuple(balance for name in self.meters for balance in self._balances(name))
+        rows = [group.row(bill, "open", now) for group in self.groups.values() for bill in group.changed_bills()]
         posting = Posting(balances, (*rows, *self._finished))
         self._finished = []
         if posting.balances or posting.requests:
             self._store.post(posting)
 
+    def _balances(self, name: str) -> list[BalancePosting]:
+        """What is new of a meter: of all its groups or of none, so that the ledger has one counter for it."""
+        users = self._users[name]
+        if all(group.meters[name].accounts == self._posted.get((group.backend, name), Accounts()) for group in users):
+            return []
+        return [balance for group in users if (balance := self._balance(name, group)) is not None]
+
     def _balance(self, name: str, group: Group) -> BalancePosting | None:
         state, meter = group.meters[name], self.meters[name]
-        new = asdict(state.accounts)
-        old = asdict(self._posted[name])
-        if state.counter is None or new == old:
+        if state.counter is None:
             return None
-        self._posted[name] = Accounts(**new)
+        new = asdict(state.accounts)
+        old = asdict(self._posted.get((group.backend, name), Accounts()))
+        self._posted[group.backend, name] = Accounts(**new)
         return BalancePosting(
             backend=group.backend,
             meter=name,
@@ -131,6 +157,7 @@ class Settlement:
             epoch=meter.epoch,
             description=meter.description,
             last_counter_uj=state.counter,
+            absolute_uncertainty=doubt_of(meter, state),
             **{f"{account}_uj": new[account] - old[account] for account in new},
         )
 

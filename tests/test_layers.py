@@ -34,10 +34,10 @@ IMPURE = {
 """Standard modules that reach outside: a clock, a file, a network, a thread, chance, a log."""
 HOMES = {
     "pynvml": {"meters/nvml_driver.py"},
-    "prometheus_client": {"metrics.py", "app.py"},
+    "prometheus_client": {"metrics.py", "app/"},
     "httpx": {"upstream/client.py", "commands/"},
     "sqlalchemy": {"stores/"},
-    "fastapi": {"app.py", "pages.py", "reports.py"},
+    "fastapi": {"app/", "pages.py", "reports.py"},
     "starlette": {"pages.py", "reports.py", "routes.py"},
     "pydantic": {"settings.py"},
     "pydantic_settings": {"settings.py"},

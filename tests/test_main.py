@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SUBCOMMANDS = ("serve", "demo", "meters", "report")
+SUBCOMMANDS = ("serve", "demo", "meters", "calibrate", "report")
 
 
 def jouleproxy(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -57,6 +57,10 @@ def test_every_option_has_help(name: str) -> None:
         (["serve", "--config", "missing.toml"], "does not exist"),
         (["serve", "--ledger", "mysql://x/y"], "ledger"),
         (["serve", "-b", "http://127.0.0.1:1", "-b", "http://127.0.0.1:2"], "count twice"),
+        (["calibrate", "--meter", "modelled"], "--allow-estimated"),
+        (["calibrate", "--meter", "modelled", "--allow-estimated", "-b", "http://127.0.0.1:1"], "cannot be reached"),
+        (["calibrate", "--backend", "127.0.0.1:9"], "looks like http://127.0.0.1:8000"),
+        (["calibrate", "--config", "missing.toml"], "does not exist"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -10,10 +10,12 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxy.accounting.activity import Work
 from proxy.accounting.bill import Bill
 from proxy.accounting.flight import Flight
 from proxy.accounting.group import Group, Patience
 from proxy.accounting.samples import Sample
+from proxy.accounting.steps import Computed, EngineStep
 from proxy.accounting.units import MILLISECOND, SECOND, Microjoules, Nanoseconds
 from proxy.accounting.weights import LLAMA_8B, roofline_prior
 from proxy.metrics import BooksCollector, RequestHistograms
@@ -31,6 +33,8 @@ COUNTERS = {
     "meter_failures_total": {"gpu", "backend"},
     "meter_resets_total": {"gpu", "backend"},
     "meter_stuck_total": {"gpu", "backend"},
+    "graded_requests_total": {"backend", "grade"},
+    "step_log_lost_steps_total": {"backend"},
 }
 GAUGES = {
     "gpu_power_watts": {"gpu", "backend"},
@@ -44,6 +48,9 @@ GAUGES = {
     "imbalance_joules": {"backend"},
     "requests_in_flight": {"backend"},
     "backend_up": {"backend"},
+    "weights_learnt": {"backend"},
+    "weights_error_ratio": {"backend"},
+    "step_log_up": {"backend"},
     "meter_info": {"gpu", "backend", "kind", "estimated"},
 }
 HISTOGRAMS = (
@@ -52,6 +59,7 @@ HISTOGRAMS = (
     "time_to_first_token_seconds",
     "time_per_output_token_seconds",
     "added_latency_seconds",
+    "request_relative_uncertainty_ratio",
 )
 
 
@@ -156,6 +164,9 @@ def test_names_and_labels_are_exactly_those_of_the_contract(page: Page) -> None:
     """Nothing is missing once everything has happened, and nothing is there that nobody knows of."""
     page.idle()
     page.run()
+    page.group.stepped(EngineStep(0, 1, 1, page.now, page.now, (Computed("r", 0, 10, 0),)))
+    for _ in range(24):
+        page.group.divider.fit.observe(Work(steps=50.0, decode=100.0), 10_000_000, SECOND)
     found: dict[str, set[str]] = defaultdict(set)
     for name, labels, _ in page.samples():
         found[name] |= set(labels)
@@ -263,6 +274,18 @@ def test_distributions_take_complete_answers_only(page: Page) -> None:
     assert page.values("time_to_first_token_seconds_sum") == {("m",): 0.05}
     assert page.values("time_per_output_token_seconds_sum") == {("m",): 0.05}
     assert page.values("added_latency_seconds_sum") == {("m",): 0.001}
+
+
+def test_uncertainty_of_requests_and_meters(page: Page) -> None:
+    """A distribution by model of the relative part; the absolute one by meter, and no series where nobody knows it."""
+    page.run()
+    assert 0 < page.values("request_relative_uncertainty_ratio_sum")["m",] < 1
+    assert page.values("meter_absolute_uncertainty_ratio") == {}
+
+    page.meter.kind = "nvml"
+    assert page.values("meter_absolute_uncertainty_ratio") == {("b", "GPU-1"): 0.05}
+    page.meter.epoch = "integral:boot"
+    assert page.values("meter_absolute_uncertainty_ratio") == {("b", "GPU-1"): 0.06}
 
 
 def test_health_gauges(page: Page) -> None:

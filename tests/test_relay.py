@@ -14,6 +14,7 @@ import pytest
 from proxy.accounting.bill import Bill
 from proxy.accounting.flight import Flight
 from proxy.accounting.group import Group, Patience
+from proxy.accounting.prefix_cache import Chain
 from proxy.accounting.units import MILLISECOND, SECOND, Nanoseconds
 from proxy.accounting.weights import LLAMA_8B, roofline_prior
 from proxy.errors import BackendFailed, BackendTimeout, NoBackend, Refused
@@ -157,6 +158,47 @@ def test_a_stream_is_billed_by_its_usage() -> None:
     assert (bill.tenant, bill.model, bill.endpoint, bill.started_at_unix_ns) == ("acme", "m", "chat", 77)
     assert (bill.added_ns, road.client.finished) == (road.flight.sent, True)
     assert road.pool.members["a"].outstanding == 0
+
+
+PROMPT = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"%s"}]}' % (b"a secret " * 50)
+
+
+def prefixes_of(road: Road) -> list[tuple[Chain, ...]]:
+    """What the flights carry when they are opened, from now on."""
+    seen: list[tuple[Chain, ...]] = []
+    group = road.groups["a"]
+    open_bill = group.open
+
+    def look(bill: Bill) -> None:
+        seen.append(bill.flight.prefix)
+        open_bill(bill)
+
+    group.open = look  # type: ignore[method-assign]
+    return seen
+
+
+def test_a_prompt_is_named_when_it_is_sent_and_forgotten_at_its_end() -> None:
+    """The flight brings the names of the prompt's pieces to its group and has none of them once it is over."""
+    road = Road(a=stream(chunk(1), chunk(2) + LAST, DONE))
+    seen = prefixes_of(road)
+
+    road.send(PROMPT)
+
+    ((chain,),) = seen
+    assert len(chain.pieces) == 7
+    assert road.flight.prefix == ()
+    assert "secret" not in repr(road.bills)
+
+
+def test_every_start_has_names_of_its_own() -> None:
+    """One relay names the same prompt alike, another one differently: the salt is made anew."""
+    roads = [Road(a=ScriptedEngine(*(ScriptedAnswer([b"{}"], headers=[]) for _ in range(2)))) for _ in range(2)]
+    seen = [prefixes_of(road) for road in roads]
+    for road in (*roads, *roads):
+        road.send(PROMPT)
+
+    assert seen[0][0] == seen[0][1]
+    assert not {*seen[0][0][0].pieces} & {*seen[1][0][0].pieces}
 
 
 def test_a_refused_connection_is_tried_elsewhere_and_kept_as_an_attempt() -> None:

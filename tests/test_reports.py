@@ -24,7 +24,7 @@ RECORD_KEYS = {
     *("request_id", "status", "outcome", "http_status", "tenant", "model", "backend", "endpoint", "stream"),
     *("energy_joules", "energy_microjoules", "energy_kwh", "energy_by_token_share_joules", "avg_power_watts"),
     *("duration_seconds", "attribution_method", "attribution_ratio", "grade", "estimated", "relative_uncertainty"),
-    *("phases", "tokens", "started_at", "ttft_seconds", "tpot_seconds"),
+    *("absolute_uncertainty", "phases", "tokens", "started_at", "ttft_seconds", "tpot_seconds"),
 }
 
 
@@ -185,7 +185,13 @@ def test_sums_agree_with_the_balance(office: Office) -> None:
     assert balance["total"]["imbalance_microjoules"] == 0
     assert sum(balance["total"]["accounts"].values()) == balance["total"]["meter_microjoules"] == 6_000_000
     assert balance["backends"][0]["meters"] == [
-        {"gpu": "gpu", "kind": "recorded", "estimated": False, "description": "a test"}
+        {
+            "gpu": "gpu",
+            "kind": "recorded",
+            "estimated": False,
+            "description": "a test",
+            "absolute_uncertainty": None,
+        }
     ]
     _, listed = office.get("requests")
     assert sum(r["energy_microjoules"] for r in listed["requests"]) == requests_uj > 0
@@ -194,6 +200,25 @@ def test_sums_agree_with_the_balance(office: Office) -> None:
         assert summary["by"] == by
         assert sum(row["energy_microjoules"] for row in summary["rows"]) == requests_uj
         assert sum(row["completion_tokens"] for row in summary["rows"]) == 6
+
+
+def test_a_short_request_has_a_large_uncertainty_and_a_sum_a_smaller_one(office: Office) -> None:
+    """A tenth of two readings of the counter; of ten such requests about a third of that, in record and summary."""
+    for number in range(10):
+        office.world.run_request(f"r{number}")
+        office.settle()
+
+    _, found = office.get("requests/r3")
+    assert found["relative_uncertainty"] > 0.08
+    for by in ("model", "tenant", "backend"):
+        (row,) = office.get("summary", by=by)[1]["rows"]
+        assert 0 < row["relative_uncertainty"] < found["relative_uncertainty"] / 2
+
+
+def test_a_record_shows_both_parts_as_the_ledger_has_them() -> None:
+    shown = record(replace(request_row(5), relative_uncertainty=0.0345, absolute_uncertainty=0.05), status="settled")
+
+    assert (shown["relative_uncertainty"], shown["absolute_uncertainty"]) == (0.0345, 0.05)
 
 
 def test_list_is_newest_first_and_bounded(office: Office) -> None:

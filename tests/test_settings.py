@@ -191,8 +191,22 @@ def test_the_same_energy_twice(tmp_path: Path) -> None:
     same_name = mistake(write(tmp_path / "3.toml", f'{one}name = "x"\n{two}name = "x"'))
 
     assert "the same energy would count twice" in both_open
-    assert same_gpu == "G is claimed by a and b; energy must not count twice"
+    assert same_gpu.startswith("G is claimed by a and b; energy must not count twice.")
+    assert "share_gpus = true" in same_gpu
+    assert "share_gpus = true" in both_open
     assert same_name == "backends need different names, these are given: x, x"
+
+
+@pytest.mark.parametrize("gpus", ['gpus = ["G"]', ""], ids=["named", "all"])
+def test_a_gpu_may_be_shared_by_those_who_say_so(tmp_path: Path, gpus: str) -> None:
+    """Its energy is then divided between them instead of counted twice."""
+    backends = f'[[backends]]\nurl = "http://a"\n{gpus}\n[[backends]]\nurl = "http://b"\n{gpus}'
+
+    settings = load_settings(write(tmp_path / "shared.toml", f"share_gpus = true\n{backends}"))
+
+    assert settings.share_gpus
+    assert [backend.name for backend in settings.backends] == ["a", "b"]
+    assert not load_settings(None).share_gpus
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

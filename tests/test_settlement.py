@@ -6,9 +6,17 @@ import asyncio
 
 import pytest
 
-from proxy.accounting.units import MILLISECOND, Microjoules, Nanoseconds
-from proxy.settlement import PERIOD_S, POST_EVERY, UNMEASURED
-from tests.world import World
+from proxy.accounting.bill import Bill
+from proxy.accounting.flight import Flight
+from proxy.accounting.group import Group
+from proxy.accounting.meter_state import MeterState
+from proxy.accounting.patience import Patience
+from proxy.accounting.postings import Posting
+from proxy.accounting.samples import Sample, Timeline
+from proxy.accounting.units import MILLISECOND, SECOND, Microjoules, Nanoseconds
+from proxy.accounting.weights import LLAMA_8B, roofline_prior
+from proxy.settlement import PERIOD_S, POST_EVERY, UNMEASURED, Settlement, doubt_of, gain_of
+from tests.world import StillMeter, World
 
 
 @pytest.fixture
@@ -67,7 +75,7 @@ def test_a_running_request_is_posted_as_open(world: World) -> None:
     bill = world.bill()
     world.later(100, 6_000_000)
     bill.flight.tick(world.now, 1)
-    world.later(300, 7_000_000)
+    world.later(600, 7_000_000)
     bill.flight.tick(world.now, 2)
 
     world.settlement.step()
@@ -182,3 +190,117 @@ def test_runs_until_cancelled(world: World) -> None:
 
     assert pauses == [PERIOD_S] * 5
     assert world.posted("meter_uj") == 2_000_000
+
+
+class TwoServers:
+    """Two backends on one meter, a clock to turn and a store that keeps what it gets."""
+
+    def __init__(self, known: int | None = None) -> None:
+        self.now = Nanoseconds(1_000 * SECOND)
+        self.postings: list[Posting] = []
+        self.meter = StillMeter()
+        patience = Patience(prefill=SECOND, silent=SECOND, scrape=Nanoseconds(0), gap=Nanoseconds(5 * SECOND))
+        weights = roofline_prior(LLAMA_8B)
+        self.groups = {name: Group(name, ["gpu"], weights=weights, patience=patience) for name in ("left", "right")}
+        self.settlement = Settlement(
+            self.groups,
+            {"gpu": self.meter},
+            self,
+            clock=lambda: self.now,
+            known={} if known is None else {"gpu": Microjoules(known)},
+            on_finished=lambda _: None,
+        )
+
+    def post(self, posting: Posting) -> None:
+        self.postings.append(posting)
+
+    def read(self, ms: int, counter_uj: int) -> None:
+        """The clock goes on and the meter is read, once."""
+        self.now = Nanoseconds(self.now + ms * MILLISECOND)
+        self.settlement.sampled(self.meter, Sample(self.now, Microjoules(counter_uj)), Nanoseconds(7))
+
+    def run(self, backend: str) -> Bill:
+        """A request that has the backend work until the next reading, and is over then."""
+        flight = Flight(row=f"{backend}{self.now}", request_id="r", sent=self.now, prompt_tokens=10)
+        bill = Bill(flight, "acme", "m", backend, "chat", True, "weighted", started_at_unix_ns=0)
+        self.groups[backend].open(bill)
+        end = Nanoseconds(self.now + 100 * MILLISECOND)
+        flight.tick(Nanoseconds(self.now + MILLISECOND), 1)
+        flight.tick(end, 2)
+        flight.end(end, "ok")
+        return bill
+
+    def settle(self) -> None:
+        self.now = Nanoseconds(self.now + 300 * MILLISECOND)
+        self.settlement.step()
+
+    def posted(self, account: str, backend: str) -> int:
+        """Sum of an account over all postings so far."""
+        return sum(getattr(b, account) for p in self.postings for b in p.balances if b.backend == backend)
+
+
+def test_a_meter_of_two_backends_is_posted_in_parts() -> None:
+    """The parts add up to what it counted, and both rows of the ledger reach to the same counter."""
+    two = TwoServers()
+    two.read(0, 5_000_000)
+    left = two.run("left")
+    two.read(100, 8_000_000)
+    two.settle()
+
+    (posting,) = two.postings
+    assert [(b.backend, b.meter, b.last_counter_uj) for b in posting.balances] == [
+        ("left", "gpu", 8_000_000),
+        ("right", "gpu", 8_000_000),
+    ]
+    assert two.posted("requests_uj", "left") == left.energy_uj == 3_000_000
+    assert two.posted("meter_uj", "right") == 0
+    assert [row.grade for row in posting.requests] == ["D"]
+
+
+def test_two_backends_divide_every_window_of_their_meter() -> None:
+    """Both busy, one busy, none: the sum is the counter's, and nothing without news is posted."""
+    two = TwoServers()
+    counter = 5_000_000
+    two.read(0, counter)
+    for names in (["left", "right"], ["right"], [], ["left"], ["left", "right"]):
+        for name in names:
+            two.run(name)
+        counter += 3_000_001
+        two.read(100, counter)
+        two.settle()
+    made = len(two.postings)
+    two.settle()
+
+    assert len(two.postings) == made == 5
+    parts = [two.posted("meter_uj", name) for name in ("left", "right")]
+    assert sum(parts) == counter - 5_000_000
+    assert parts[0] == pytest.approx(parts[1], abs=10)
+    for name in ("left", "right"):
+        assert two.posted("requests_uj", name) + two.posted("idle_uj", name) == two.posted("meter_uj", name)
+
+
+def test_a_shared_meter_that_ran_on_unwatched_is_booked_once() -> None:
+    """The ledger knew it at 4 J; that it counted 1 J more is known once, not once for each backend."""
+    two = TwoServers(known=4_000_000)
+    two.read(0, 5_000_000)
+    two.settle()
+
+    assert [two.posted("unattributed_uj", name) for name in ("left", "right")] == [500_000, 500_000]
+    assert {b.last_counter_uj for p in two.postings for b in p.balances} == {5_000_000}
+
+
+def test_a_part_is_less_certain_than_its_meter() -> None:
+    """What nobody measured has the meter's own doubt and the model's."""
+    meter = NvmlMeter()
+    state = MeterState("gpu", Timeline("gpu"))
+    assert doubt_of(meter, state) == gain_of(meter) == 0.05
+
+    state.part_doubt = 0.12
+    assert doubt_of(meter, state) == pytest.approx(0.13)
+    assert doubt_of(StillMeter(), state) is None
+
+
+class NvmlMeter(StillMeter):
+    """As sure as a board's counter."""
+
+    kind = "nvml"

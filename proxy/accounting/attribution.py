@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal, get_args
 
-from proxy.accounting.activity import Crowd, Span, Work, presence, step_rate, work_in
+from proxy.accounting.activity import Activity, Work
 from proxy.accounting.flight import Flight
 from proxy.accounting.samples import Window
+from proxy.accounting.true_up import TrueUp
+from proxy.accounting.uncertainty import Deviation, deviations, prompt_doubt
 from proxy.accounting.units import Microjoules, from_watts
-from proxy.accounting.unseen import UnseenTraffic
 from proxy.accounting.weights import Weights
 
 Policy = Literal["weighted", "tokens", "output-tokens", "time"]
+STRANGERS = "strangers"
+"""Who is charged for traffic that did not come through here, in the true-up's memory; no row is called so."""
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-UNSEEN_CONTEXT = 512
-"""Context guessed for a sequence nobody here knows; only the split between it and the others depends on it."""
 
 
 def apportion(total: int, weights: Sequence[float]) -> list[Microjoules]:
@@ -42,7 +43,10 @@ def apportion(total: int, weights: Sequence[float]) -> list[Microjoules]:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One flight's part of one window: energy under the chosen policy, by phase, and under plain token share."""
+    """One flight's part of one window: energy under the chosen policy, by phase, and under plain token share.
+
+    deviation: what it would change if the prediction were wrong; None where nothing was predicted.
+    """
 
     flight: Flight
     energy: Microjoules
@@ -50,13 +54,14 @@ class Share:
     decode: Microjoules
     shared: Microjoules
     token_share: Microjoules
+    deviation: Deviation | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
     """A window divided. The law holds by construction and is checked all the same.
 
-    predicted_j: joules the weights predicted for what was active.
+    predicted_j: joules the weights predicted for what was active. activity: what ran; None where nobody knows.
     """
 
     window: Window
@@ -65,6 +70,7 @@ class Split:
     unattributed: Microjoules
     unmeasured: Microjoules
     predicted_j: float = 0.0
+    activity: Activity | None = None
 
     @property
     def active(self) -> Microjoules:
@@ -86,7 +92,7 @@ def predicted(work: Work, weights: Weights) -> tuple[float, float, float]:
     """Predicted joules of (prefill, decode, share of fixed step cost)."""
     prefill = weights.prefill * work.prefill + weights.attention * work.prefill_context
     decode = weights.decode * work.decode + weights.context * work.decode_context
-    return prefill, decode, weights.step * work.steps
+    return prefill, decode, weights.step * work.steps + weights.experts * work.experts
 
 
 def _weight(policy: Policy, work: Work, joules: float) -> float:
@@ -95,21 +101,6 @@ def _weight(policy: Policy, work: Work, joules: float) -> float:
     if policy == "tokens":
         return work.tokens
     return work.output_tokens if policy == "output-tokens" else work.present_ns
-
-
-def _unseen_work(unseen: UnseenTraffic, inside: Span, crowd: Crowd) -> Work:
-    part = inside.length / unseen.span.length
-    prompt, decode = unseen.prompt * part, unseen.decode * part
-    return Work(
-        prefill=prompt,
-        prefill_context=prompt * UNSEEN_CONTEXT / 2,
-        decode=decode,
-        decode_context=decode * UNSEEN_CONTEXT,
-        steps=decode * crowd.mean_share(inside),
-        tokens=prompt + decode,
-        output_tokens=decode,
-        present_ns=inside.length * unseen.sequences,
-    )
 
 
 def unmeasured(window: Window) -> Split:
@@ -131,55 +122,63 @@ def idle_energy(window: Window, covered_ns: int, idle_w: float | None) -> Microj
 
 def split(
     window: Window,
-    flights: Sequence[Flight],
+    activity: Activity,
     *,
     weights: Weights,
     policy: Policy = "weighted",
     idle_w: float | None = None,
-    unseen: Sequence[UnseenTraffic] = (),
+    true_up: TrueUp | None = None,
 ) -> Split:
-    """Divide a window among the flights that overlap it; the order of `flights` does not matter.
+    """Divide a window among those who were active in it.
 
+    true_up: evens out the weighted policy's charges between windows; None divides each window for itself.
     Where nothing has weight although something was there, the energy is unattributed.
     """
     if window.bridged:
         return unmeasured(window)
-    span = Span(window.start, window.end)
-    ordered = sorted(flights, key=lambda flight: flight.row)
-    held = [(flight, where) for flight in ordered if (where := presence(flight, span)) is not None]
-    crowd_of: list[tuple[Span, float]] = [(where, float(flight.sequences)) for flight, where in held]
-    strangers = [(one, where) for one in unseen if (where := one.span.within(span)) is not None]
-    crowd_of += [(where, one.sequences) for one, where in strangers]
-    crowd = Crowd(span, crowd_of)
-    idle = idle_energy(window, crowd.covered_ns, idle_w)
-    present = [flight for flight, _ in held]
-    rate = step_rate(present, span)
-    works = [work_in(flight, span, crowd, weights, rate) for flight in present]
-    works += [_unseen_work(one, where, crowd) for one, where in strangers]
-    return _divide(window, present, works, idle, weights, policy)
-
-
-def _divide(
-    window: Window, flights: list[Flight], works: list[Work], idle: Microjoules, weights: Weights, policy: Policy
-) -> Split:
-    """`works` holds the flights' in their order, then those of strangers."""
+    idle = idle_energy(window, activity.covered_ns, idle_w)
+    active = Microjoules(window.energy - idle)
+    works = activity.works + activity.strangers
     phases = [predicted(work, weights) for work in works]
     forecast = [sum(parts) for parts in phases]
-    chosen = [_weight(policy, work, joules) for work, joules in zip(works, forecast, strict=True)]
-    active = window.energy - idle
     # A policy blind to what ran (output tokens in a prefill) must not lose energy: the next one that sees it decides.
-    chosen = _first_that_sees(chosen, forecast)
+    chosen = _first_that_sees(
+        [_weight(policy, work, joules) for work, joules in zip(works, forecast, strict=True)], forecast
+    )
     if sum(chosen) <= 0 or active == 0:
-        return Split(window, (), idle, Microjoules(active), Microjoules(0))
-    energies = apportion(active, chosen)
+        return Split(window, (), idle, active, Microjoules(0), activity=activity)
     plain = apportion(active, _first_that_sees([work.tokens for work in works], forecast, chosen))
+    if policy != "weighted":
+        energies = apportion(active, chosen)
+        spread: list[Deviation | None] = [None] * len(activity.flights)
+    else:
+        energies = _evened_out(window, activity, chosen, active, true_up)
+        doubtful = None if activity.logged else [prompt_doubt(flight) for flight in activity.flights]
+        spread = [*deviations(active, phases, len(activity.flights), doubtful)]
     shares = tuple(
-        Share(flight, energy, *_by_phase(energy, parts), token_share)
-        for flight, energy, parts, token_share in zip(flights, energies, phases, plain, strict=False)
+        Share(flight, energy, *_by_phase(energy, parts), token_share, deviation)
+        for flight, deviation, energy, parts, token_share in zip(
+            activity.flights, spread, energies, phases, plain, strict=False
+        )
         if energy or token_share
     )
-    strangers = Microjoules(sum(energies[len(flights) :]))
-    return Split(window, shares, idle, strangers, Microjoules(0), sum(forecast))
+    strangers = Microjoules(sum(energies[len(activity.flights) :]))
+    return Split(window, shares, idle, strangers, Microjoules(0), sum(forecast), activity)
+
+
+def _evened_out(
+    window: Window, activity: Activity, chosen: list[float], active: Microjoules, true_up: TrueUp | None
+) -> list[Microjoules]:
+    if true_up is None:
+        return apportion(active, chosen)
+    rows = [flight.row for flight in activity.flights]
+    staying = [flight.ended is None or flight.ended > window.end for flight in activity.flights]
+    if len(activity.strangers) == 1:
+        rows.append(STRANGERS)
+    energies = apportion(active, true_up.claims(rows, chosen, active, window.end, staying=staying))
+    for row, joules, energy in zip(rows, chosen, energies, strict=False):
+        true_up.charged(row, joules, energy, window.end)
+    return energies
 
 
 def _first_that_sees(*candidates: list[float]) -> list[float]:

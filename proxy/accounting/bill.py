@@ -1,11 +1,13 @@
 """What one request has been charged so far, and its row for the ledger."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from proxy.accounting.activity import Span, presence
 from proxy.accounting.attribution import Policy, Share, Split
 from proxy.accounting.flight import Flight
 from proxy.accounting.postings import RequestRow, State
+from proxy.accounting.samples import Window
+from proxy.accounting.uncertainty import PREDICTED, PRIOR, Doubts, Spread, standard_deviation
 from proxy.accounting.units import Nanoseconds
 
 
@@ -15,7 +17,8 @@ class Bill:
 
     started_at_unix_ns: wall clock, for people. metered_uj: active energy of the windows it ran in.
     added_ns: latency this proxy added before the first byte. unmeasured: part of its energy is not known.
-    changed: charged since its row was last written.
+    grade: once it is settled.
+    changed: charged since its row was last written. spread: how far the energy may be off.
     """
 
     flight: Flight
@@ -35,14 +38,17 @@ class Bill:
     token_share_uj: int = 0
     metered_uj: int = 0
     unmeasured: bool = False
+    grade: str | None = None
     changed: bool = False
+    spread: Spread = field(default_factory=Spread)
 
     def snapshot(self) -> "Bill":
         """A copy that stands still while the relay, on its own thread, goes on noting tokens."""
-        return replace(self, flight=replace(self.flight, ticks=self.flight.ticks.copy()))
+        return replace(self, flight=replace(self.flight, ticks=self.flight.ticks.copy()), spread=replace(self.spread))
 
-    def charge(self, share: Share) -> None:
-        """Adds one window's share."""
+    def charge(self, share: Share, doubts: Doubts = PRIOR) -> None:
+        """Adds one window's share, with the doubts that the group had about that window."""
+        self.spread.add(share.energy, share.deviation, doubts, self.flight.computed)
         self.energy_uj += share.energy
         self.prefill_uj += share.prefill
         self.decode_uj += share.decode
@@ -50,21 +56,49 @@ class Bill:
         self.token_share_uj += share.token_share
         self.changed = True
 
+    def ran_in(self, window: Window) -> bool:
+        """Whether the engine may have held this request in the window."""
+        return presence(self.flight, Span(window.start, window.end)) is not None
+
     def was_in(self, split: Split) -> None:
         """Adds the active energy of a window in which this request ran: the whole of which its share is a part."""
-        window = split.window
-        if presence(self.flight, Span(window.start, window.end)) is not None:
-            self.metered_uj += split.active
-            self.unmeasured |= split.unmeasured > 0
+        self.metered_uj += split.active
+        self.unmeasured |= split.unmeasured > 0
 
     def duration_ns(self, now: Nanoseconds) -> Nanoseconds:
         """From sending to the last byte, or to now."""
         end = now if self.flight.ended is None else self.flight.ended
         return Nanoseconds(end - self.flight.sent)
 
-    def row(self, state: State, *, grade: str, estimated: bool, now: Nanoseconds) -> RequestRow:
-        """The ledger's row as it stands."""
-        flight = self.flight
+    @property
+    def guess_error_uj(self) -> float:
+        """What guessed prompt tokens may have done to the energy; see Spread.guess_error."""
+        told = self.flight.computed if self.flight.hits_told is not None else None
+        return self.spread.guess_error(told)
+
+    def relative_uncertainty(self, energy_uj: int | None = None) -> float | None:
+        """Standard deviation of the energy against other requests', relative to it; None while there is none.
+
+        energy_uj: a provisional figure; what it has beyond the divided windows is only predicted.
+        """
+        energy = self.energy_uj if energy_uj is None else energy_uj
+        rest = PREDICTED * (energy - self.energy_uj)
+        spread = self.spread
+        noise = spread.noise_uj2 + rest * rest
+        off = standard_deviation(spread.prefill, spread.shared, spread.unseen, self.guess_error_uj, noise)
+        return off / energy if energy > 0 else None
+
+    def row(
+        self,
+        state: State,
+        *,
+        grade: str,
+        estimated: bool,
+        now: Nanoseconds,
+        absolute_uncertainty: float | None = None,
+    ) -> RequestRow:
+        """The ledger's row as it stands. absolute_uncertainty: of the backend's meters."""
+        flight, spread = self.flight, self.spread
         return RequestRow(
             row=flight.row,
             request_id=flight.request_id,
@@ -91,5 +125,12 @@ class Bill:
             duration_ns=self.duration_ns(now),
             ttft_ns=flight.ttft_ns,
             tpot_ns=flight.tpot_ns,
+            relative_uncertainty=self.relative_uncertainty(),
+            absolute_uncertainty=absolute_uncertainty,
+            prefill_tilt_j=spread.prefill / 1e6,
+            shared_tilt_j=spread.shared / 1e6,
+            unseen_tilt_j=spread.unseen / 1e6,
+            guess_tilt_j=self.guess_error_uj / 1e6,
+            noise_j2=spread.noise_uj2 / 1e12,
             http_status=self.http_status,
         )

@@ -3,7 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from proxy.accounting.attribution import Split
+from proxy.accounting.attribution import Share, Split
+from proxy.accounting.bill import Bill
 
 
 @dataclass(slots=True)
@@ -48,3 +49,20 @@ class Tallies:
     energy_by_tenant: Counter[str] = field(default_factory=Counter)
     tokens_by_model_kind: Counter[tuple[str, str]] = field(default_factory=Counter)
     requests_by_model_outcome: Counter[tuple[str, str]] = field(default_factory=Counter)
+    requests_by_grade: Counter[str] = field(default_factory=Counter)
+
+    def charged(self, bill: Bill, share: Share) -> None:
+        """A request got its share of a window."""
+        self.energy_by_tenant[bill.tenant] += share.energy
+        for phase in ("prefill", "decode", "shared"):
+            self.energy_by_model_phase[bill.model, phase] += getattr(share, phase)
+
+    def closed(self, bill: Bill) -> None:
+        """A request is settled: its tokens and its outcome count."""
+        flight = bill.flight
+        counted = (flight.prompt_tokens, flight.cached_tokens, flight.completion_tokens)
+        for kind, tokens in zip(("prompt", "cached", "completion"), counted, strict=True):
+            self.tokens_by_model_kind[bill.model, kind] += tokens or 0
+        self.requests_by_model_outcome[bill.model, flight.outcome or "ok"] += 1
+        if flight.metered_work and bill.grade is not None:
+            self.requests_by_grade["unmeasured" if bill.unmeasured else bill.grade] += 1

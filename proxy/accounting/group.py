@@ -4,43 +4,43 @@ A window is divided once every request in it has been heard of after the window'
 are known; a long prefill holds its windows open, up to a limit. Pure: time comes in as a parameter.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from math import hypot
 
-from proxy.accounting.attribution import Policy, Split, split, unmeasured
+from proxy.accounting.activity import Activity, Span
+from proxy.accounting.attribution import Policy, Split, unmeasured
 from proxy.accounting.bill import Bill
 from proxy.accounting.books import Tallies
+from proxy.accounting.divider import Divider, Given
 from proxy.accounting.engine_view import EngineView
+from proxy.accounting.fitting import Fit
 from proxy.accounting.flight import Flight
+from proxy.accounting.grading import Grading
 from proxy.accounting.meter_state import MeterState
+from proxy.accounting.patience import Patience
+from proxy.accounting.postings import RequestRow, State
 from proxy.accounting.provisional import Provisional, forecast
 from proxy.accounting.samples import Sample, Timeline, Window
-from proxy.accounting.units import SECOND, Microjoules, Nanoseconds, joules
+from proxy.accounting.step_book import StepBook
+from proxy.accounting.steps import EngineStep
+from proxy.accounting.units import MILLISECOND, Microjoules, Nanoseconds
 from proxy.accounting.unseen import EngineCounters
 from proxy.accounting.weights import Weights
 
-FADE = 0.98
-"""What a window leaves of the sums that make kappa: about the last fifty windows count."""
+ABORT_TAIL = Nanoseconds(250 * MILLISECOND)
+"""The engine drops a request 40 to 160 ms after its client has left; the step log shows who paid for that."""
+SWEEP_EVERY = Nanoseconds(200 * MILLISECOND)
+"""How often finished requests are looked for while no window has been divided."""
 WINDOWS_A_PASS = 64
 """Windows divided before the loop gets to breathe: seconds of readings, milliseconds of work."""
-STALLED_WAIT = Nanoseconds(2 * SECOND)
-"""A stream that gave tokens and then none for this long holds no window open any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long windows wait: for a first token, for a silent answer, for the next scrape; and the longest gap."""
-
-    prefill: Nanoseconds
-    silent: Nanoseconds
-    scrape: Nanoseconds
-    gap: Nanoseconds
 
 
 class Group:
     """The state of one group; every method runs on the same thread.
 
-    grade: quality of the figures, A to D; estimated: a meter of the group is a model, not a sensor.
+    grade: the best that the meters allow, B to D; A where the engine's step log is heard as well.
+    estimated: a meter of the group is a model, not a sensor. request_ids: see StepBook. absolute_uncertainty: of all
+    its figures in common, relative; None where nobody knows.
     """
 
     def __init__(
@@ -53,44 +53,57 @@ class Group:
         policy: Policy = "weighted",
         grade: str = "B",
         estimated: bool = False,
+        absolute_uncertainty: float | None = None,
+        request_ids: Callable[[str], Iterable[str]] = lambda name: (name,),
     ) -> None:
         self.backend = backend
         self.meters = {name: MeterState(name, Timeline(name)) for name in meters}
         self.bills: dict[str, Bill] = {}
         self.tallies = Tallies()
-        self.weights = weights
-        self.policy: Policy = policy
-        self.grade = grade
         self.estimated = estimated
-        self._measured_j = self._predicted_j = 0.0
+        self.absolute_uncertainty = absolute_uncertainty
         self.engine = EngineView()
+        self.steps = StepBook(request_ids)
+        self.grading = Grading(grade)
+        count = len(self.meters)
+        self.divider = Divider(
+            prior=weights, policy=policy, grading=self.grading, engine=self.engine, steps=self.steps, meters=count
+        )
+        self._held = 0
+        self._swept: Nanoseconds | None = None
+        self._sweep_after = Nanoseconds(0)
         self._patience = patience
+        self.gap = patience.gap
+
+    def weigh(self, prior: Weights) -> None:
+        """Takes other weights, and learns anew from there."""
+        self.divider.fit = Fit(prior)
 
     def open(self, bill: Bill) -> None:
         """A request was sent to this backend."""
-        self.bills[bill.flight.row] = bill
+        flight = bill.flight
+        self.bills[flight.row] = bill
+        self.steps.opened(flight)
+        self.engine.opened(flight)
 
     def sampled(self, meter: str, sample: Sample, *, known_counter: Microjoules | None = None) -> None:
-        """A reading came in. known_counter: where the ledger left this same counter, on the first reading.
+        """A reading came in. known_counter: where the ledger left this same counter, on the first reading."""
+        self.meters[meter].sampled(sample, known_counter)
 
-        What the meter counted while no proxy watched is real, and nobody can be charged for it: unattributed.
-        """
-        state = self.meters[meter]
-        if state.timeline.last is None:
-            state.settled_until, state.counter = sample.at, sample.counter
-            if known_counter is not None and sample.counter >= known_counter:
-                state.unwatched_uj = sample.counter - known_counter
-                state.accounts.unattributed += state.unwatched_uj
-                state.accounts.meter += state.unwatched_uj
-        state.last_power_w = sample.power_w
-        window = state.timeline.accept(sample)
-        if window is not None:
-            # What was bridged is booked: a restart must not take it for new when the counter catches up.
-            state.waiting.append((window, Microjoules(sample.counter + state.timeline.bridged_uj)))
+    def share(self, part: MeterState) -> None:
+        """One of the meters is another group's too; all figures are of grade D from now on."""
+        self.meters[part.name] = part
+        if self.absolute_uncertainty is not None and not self.grading.shared:
+            self.absolute_uncertainty = hypot(self.absolute_uncertainty, part.part_doubt)
+        self.grading.share()
 
     def scraped(self, counters: EngineCounters | None, at: Nanoseconds) -> None:
         """The engine's own counters were read at `at`; None when they could not be."""
         self.engine.scraped(counters, at, self._flights(), reached=self.settled_until)
+
+    def stepped(self, step: EngineStep) -> None:
+        """The engine's log told of a step."""
+        self.steps.take(step)
 
     def _flights(self) -> list[Flight]:
         return [bill.flight for bill in self.bills.values()]
@@ -100,64 +113,58 @@ class Group:
         done: list[Split] = []
         for state in self.meters.values():
             for _ in range(len(state.waiting) if force else WINDOWS_A_PASS):
-                if not state.waiting or not (force or self._ready(state.waiting[0][0], now)):
+                ripe = state.take_ripe(now, [self], force=force)
+                if ripe is None:
                     break
-                window, counter = state.waiting.popleft()
-                result = self._split(window, state)
-                state.accounts.add(result)
-                state.settled_until, state.counter = window.end, counter
-                self._book(result)
-                done.append(result)
+                done.append(self.divide(ripe.window, state, ripe.counter))
+        self._held = sum(b.flight.sequences for b in self.bills.values() if b.flight.ended is None)
         return done
 
-    def _ready(self, window: Window, now: Nanoseconds) -> bool:
-        age = now - window.end
-        if age < self._patience.scrape and not self.engine.seen_after(window.end):
-            return False
-        return all(
-            bill.flight.heard_after(window.end) or age >= self._wait(bill.flight) for bill in self.bills.values()
-        )
+    @property
+    def evens_out(self) -> bool:
+        """Whether charges are evened out between windows."""
+        return self.divider.evens_out
 
-    def _wait(self, flight: Flight) -> Nanoseconds:
-        if flight.silent:
-            return self._patience.silent
-        return self._patience.prefill if flight.first is None else STALLED_WAIT
+    def has_heard(self, window: Window, now: Nanoseconds) -> bool:
+        """Whether all that ran in the window is known, or was waited for long enough."""
+        span = Span(window.start, window.end)
+        return self._patience.ended(span, now, self._flights(), self.engine, self.steps)
 
-    def _split(self, window: Window, state: MeterState) -> Split:
-        if window.end - window.start > self._patience.gap:
-            return unmeasured(window)
-        flights = self.engine.taken_up(self._flights(), self.weights)
-        result = split(
-            window,
-            flights,
-            weights=self.weights,
-            policy=self.policy,
-            idle_w=state.idle.watts,
-            unseen=self.engine.unseen,
-        )
-        if result.idle == window.energy and not self.engine.busy:
-            state.idle.learn(window)
+    def quiet(self, window: Window) -> bool:
+        """Whether nothing ran in the window."""
+        return not self.engine.unseen and not any(bill.ran_in(window) for bill in self.bills.values())
+
+    def over(self, window: Window) -> bool:
+        """Whether nothing runs beyond the window."""
+        ends = (bill.flight.ended for bill in reversed(self.bills.values()))
+        return all(end is not None and end <= window.end for end in ends)
+
+    def activity(self, window: Window) -> Activity:
+        """Who did what in a window of which all has been heard."""
+        return self.divider.activity(window, self._flights())
+
+    def divide(self, window: Window, state: MeterState, counter: Microjoules, given: Given | None = None) -> Split:
+        """Divides a window of one meter and books it, to its accounts and to the requests. given: see Divider."""
+        if window.bridged or window.end - window.start > self.gap:
+            result = unmeasured(window)
         else:
-            state.idle.worked_until(window.end)
+            result = self.divider.divide(window, state, self._flights(), given)
+        state.booked(result, counter)
+        self._charge(result)
         return result
 
-    def _book(self, result: Split) -> None:
+    def _charge(self, result: Split) -> None:
+        doubts = self.divider.doubts
         for share in result.shares:
             bill = self.bills[share.flight.row]
-            bill.charge(share)
-            self.tallies.energy_by_tenant[bill.tenant] += share.energy
-            for phase in ("prefill", "decode", "shared"):
-                self.tallies.energy_by_model_phase[bill.model, phase] += getattr(share, phase)
-        for bill in self.bills.values():
+            bill.charge(share, doubts)
+            self.tallies.charged(bill, share)
+        if result.activity is not None:
+            ran = [self.bills[flight.row] for flight in result.activity.flights]
+        else:
+            ran = [bill for bill in self.bills.values() if bill.ran_in(result.window)]
+        for bill in ran:
             bill.was_in(result)
-        if result.predicted_j > 0:
-            self._measured_j = FADE * self._measured_j + joules(result.active)
-            self._predicted_j = FADE * self._predicted_j + result.predicted_j
-
-    @property
-    def kappa(self) -> float | None:
-        """Measured over predicted joules of recent windows, as a ratio of fading sums; None before there was work."""
-        return self._measured_j / self._predicted_j if self._predicted_j > 0 else None
 
     @property
     def settled_until(self) -> Nanoseconds | None:
@@ -171,6 +178,11 @@ class Group:
         The latter are marked unmeasured: what they cost after the last reading is not known.
         """
         reached = self.settled_until
+        if reached == self._swept and now < self._sweep_after and not force:
+            return []
+        self._swept, self._sweep_after = reached, Nanoseconds(now + SWEEP_EVERY)
+        if reached is not None:
+            self.steps.forget_before(reached)
         finished: list[Bill] = []
         for bill in list(self.bills.values()):
             flight = bill.flight
@@ -178,11 +190,14 @@ class Group:
                 if reached is not None:
                     flight.forget_before(reached)
                 continue
-            settled = reached is not None and reached >= flight.ended
+            settled = reached is not None and reached >= flight.ended + self._tail(flight)
             if settled or not flight.metered_work or force or self._unreadable(flight.ended, now):
                 bill.unmeasured |= flight.metered_work and not settled
                 finished.append(self._close(bill))
         return finished
+
+    def _tail(self, flight: Flight) -> int:
+        return ABORT_TAIL if flight.outcome == "aborted" and self.grading.logging else 0
 
     def _unreadable(self, ended: Nanoseconds, now: Nanoseconds) -> bool:
         """Whether a meter has given nothing since then for longer than any gap that is still divided."""
@@ -191,16 +206,18 @@ class Group:
 
     def _close(self, bill: Bill) -> Bill:
         flight = self.bills.pop(bill.flight.row).flight
-        self.engine.closed(flight)
-        counted = (flight.prompt_tokens, flight.cached_tokens, flight.completion_tokens)
-        for kind, tokens in zip(("prompt", "cached", "completion"), counted, strict=True):
-            self.tallies.tokens_by_model_kind[bill.model, kind] += tokens or 0
-        self.tallies.requests_by_model_outcome[bill.model, flight.outcome or "ok"] += 1
+        for state in self.meters.values():
+            state.true_up.forget(flight.row)
+        self.steps.closed(flight)
+        bill.grade = self.grading.of(flight.row)
+        self.grading.forget(flight.row)
+        self.engine.closed(flight, self.divider.weights)
+        self.tallies.closed(bill)
         return bill
 
     def power_w(self) -> float | None:
         """Mean power over the last windows, summed over the meters; None while any is unknown."""
-        powers = [state.timeline.power_w for state in self.meters.values()]
+        powers = [state.power_w for state in self.meters.values()]
         return sum(p for p in powers if p is not None) if powers and None not in powers else None
 
     def provisional(self, bill: Bill, now: Nanoseconds) -> Provisional | None:
@@ -209,12 +226,21 @@ class Group:
             bill,
             now,
             reached=self.settled_until,
-            # Readers ask from other threads while the relay opens bills: a list is made in one step, a loop is not.
-            flights=[other.flight for other in list(self.bills.values())],
-            weights=self.weights,
-            kappa=self.kappa,
+            held=self._held,
+            weights=self.divider.weights,
+            kappa=self.divider.kappa,
             power_w=self.power_w(),
+            pace=self.engine.pace,
         )
+
+    def row(self, bill: Bill, state: State, now: Nanoseconds, *, grade: str | None = None) -> RequestRow:
+        """A bill's row for the ledger. grade: in place of the bill's own."""
+        known, grade = self.absolute_uncertainty, grade or self.grade_of(bill)
+        return bill.row(state, grade=grade, estimated=self.estimated, now=now, absolute_uncertainty=known)
+
+    def grade_of(self, bill: Bill) -> str:
+        """A to D: A when all its windows so far were known from the step log."""
+        return bill.grade or self.grading.of(bill.flight.row)
 
     def changed_bills(self) -> Sequence[Bill]:
         """Open bills charged since they were last asked for; asking resets the mark."""

@@ -28,6 +28,13 @@ class IdlePower:
         if self._last_work is None or instant > self._last_work:
             self._last_work = instant
 
+    def ran(self, window: Window, *, nothing: bool) -> None:
+        """Takes in a divided window. nothing: all of it was idle, and the engines say so too."""
+        if nothing:
+            self.learn(window)
+        else:
+            self.worked_until(window.end)
+
     def learn(self, window: Window) -> None:
         """Takes in a window in which nothing ran."""
         if self._last_work is not None and window.start < self._last_work + SETTLE:

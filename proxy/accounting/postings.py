@@ -17,6 +17,7 @@ class BalancePosting:
     Increments in microjoules: `requests_uj + idle_uj + unattributed_uj + unmeasured_uj == meter_uj`, or ValueError.
     meter: stable name of the meter; gpu, kind, estimated, description: as in the port Meter.
     epoch, last_counter_uj: origin and absolute value of the last accepted sample these increments reach to.
+    absolute_uncertainty: relative standard deviation common to all figures of the meter; None where unknown.
     """
 
     backend: str
@@ -32,6 +33,7 @@ class BalancePosting:
     unmeasured_uj: int
     meter_uj: int
     last_counter_uj: int
+    absolute_uncertainty: float | None = None
 
     def __post_init__(self) -> None:
         accounts_uj = self.requests_uj + self.idle_uj + self.unattributed_uj + self.unmeasured_uj
@@ -48,6 +50,9 @@ class RequestRow:
     state: 'open' while it runs; 'settled' is final, and such a row is never posted again.
     metered_uj: what the meters read while it ran, all requests together.
     tokens: None where they are not known. started_at_unix_ns: wall clock, the only one here.
+    relative_uncertainty: standard deviation against other requests'; absolute_uncertainty: common to all of the
+    meters. Both relative to the energy. The tilts (signed, joules) and the noise (joules squared) make up the
+    former, and are kept because only they can be added up; see proxy/accounting/uncertainty.py. None: not known.
     """
 
     row: str
@@ -76,6 +81,12 @@ class RequestRow:
     ttft_ns: int | None = None
     tpot_ns: int | None = None
     relative_uncertainty: float | None = None
+    absolute_uncertainty: float | None = None
+    prefill_tilt_j: float | None = None
+    shared_tilt_j: float | None = None
+    unseen_tilt_j: float | None = None
+    guess_tilt_j: float | None = None
+    noise_j2: float | None = None
     http_status: int | None = None
 
     def __post_init__(self) -> None:
@@ -114,4 +125,5 @@ def joined(earlier: BalancePosting, later: BalancePosting) -> BalancePosting:
         unmeasured_uj=earlier.unmeasured_uj + later.unmeasured_uj,
         meter_uj=earlier.meter_uj + later.meter_uj,
         last_counter_uj=later.last_counter_uj,
+        absolute_uncertainty=later.absolute_uncertainty,
     )

@@ -1,12 +1,14 @@
 """What a request has cost before its last windows are divided: those that are, and a prediction of the rest."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.accounting.activity import Crowd, Span, presence, work_in
+from proxy.accounting import experts
+from proxy.accounting.activity import Span, presence
 from proxy.accounting.attribution import predicted
 from proxy.accounting.bill import Bill
-from proxy.accounting.flight import Flight
+from proxy.accounting.crowd import Crowd
+from proxy.accounting.reconstruction import Reading, work_of
+from proxy.accounting.step_clock import Pace
 from proxy.accounting.units import Nanoseconds, seconds
 from proxy.accounting.weights import Weights
 
@@ -35,14 +37,16 @@ def forecast(
     now: Nanoseconds,
     *,
     reached: Nanoseconds | None,
-    flights: Sequence[Flight],
+    held: int,
     weights: Weights,
     kappa: float | None,
     power_w: float | None,
+    pace: Pace,
 ) -> Provisional | None:
     """Energy so far; None when nothing is known yet.
 
-    reached: up to here all windows are divided. power_w: the group's latest mean power. The rest is predicted
+    reached: up to here all windows are divided. held: sequences in the engine of late. power_w: the group's latest
+    mean power. The rest is predicted
     joules times kappa, but never more than the meters read; before kappa is known it is the group's power over
     the sequences present.
     """
@@ -57,9 +61,15 @@ def forecast(
     if end <= start:
         return so_far
     span = Span(start, Nanoseconds(end))
-    held = max(sum(other.sequences for other in flights if presence(other, span)), flight.sequences)
+    where = presence(flight, span)
+    if where is None:
+        return so_far
+    held = max(held, flight.sequences)
     crowd = Crowd(span, [(span, float(held))])
-    parts = predicted(work_in(flight, span, crowd, weights, None), weights)
+    work = work_of(flight, where, Reading(span, crowd, weights, None, pace))
+    if weights.experts:
+        experts.infer([work], weights.touched, float(held))
+    parts = predicted(work, weights)
     if power_w is None or not sum(parts):
         return None
     read_j = power_w * seconds(span.length)

@@ -5,12 +5,23 @@ Arrival is a little later than generation, so small differences are carried, not
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.accounting.activity import Span
 from proxy.accounting.units import Nanoseconds
 
 TOKENS_UNDER_WAY = 8
 """Tokens per running sequence that may be counted by the engine and not yet have arrived here."""
+ESTIMATE_MARGIN = 1.5
+"""A prompt whose tokens are only estimated may have so many times more."""
+
+
+class Drafts(NamedTuple):
+    """Speculative decoding since the engine started: sequence-steps that drafted, tokens drafted, tokens accepted."""
+
+    steps: float
+    drafted: float
+    accepted: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +29,8 @@ class EngineCounters:
     """One scrape of an engine's /metrics page; cumulative counts since the engine started.
 
     computed_prompt_tokens leaves cached ones out; cached_prompt_tokens is None where the engine does not tell them.
+    cache_capacity_tokens: what its prefix cache has room for, 0 if it keeps none; None where it does not tell.
+    drafts: None where it does not speculate.
     running and waiting are gauges at `at`: sequences in the batch, requests in the queue.
     """
 
@@ -27,6 +40,8 @@ class EngineCounters:
     generation_tokens: float
     computed_prompt_tokens: float
     cached_prompt_tokens: float | None = None
+    cache_capacity_tokens: float | None = None
+    drafts: Drafts | None = None
 
     @property
     def prompt_tokens(self) -> float:
@@ -39,12 +54,14 @@ class SeenTokens:
     """The relay's own cumulative counts at the same instant; prompt tokens with cached ones, as the engine counts them.
 
     uncounted: how many open flights may have more tokens than these counts hold. sequences: open ones, sent here.
+    pending: prompt tokens of open flights whose first token has not come: the engine may have read them already.
     """
 
     prompt: int
     completion: int
     uncounted: int
     sequences: int = 0
+    pending: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +100,16 @@ class UnseenWatch:
         read = engine.prompt_tokens - before.prompt_tokens - (seen.prompt - self._seen.prompt)
         decode, prompt = made + self._carried_decode, read + self._carried_prompt
         slack = TOKENS_UNDER_WAY * (1 + engine.running)
-        if max(0.0, decode) + max(0.0, prompt) <= slack:
+        # What an own request may explain waits for its first token; it is carried, so a stranger's is only late.
+        open_prompt = min(max(0.0, prompt), ESTIMATE_MARGIN * seen.pending)
+        strange = prompt - open_prompt
+        if max(0.0, decode) + max(0.0, strange) <= slack:
             # Carried both ways, but bounded: an engine that counts otherwise must not hide a stranger for ever.
             self._start_at(engine, seen, max(prompt, -slack), max(decode, -slack))
             return None
-        self._start_at(engine, seen, max(-slack, min(0.0, prompt)), max(-slack, min(0.0, decode)))
+        self._start_at(engine, seen, open_prompt + max(-slack, min(0.0, strange)), max(-slack, min(0.0, decode)))
         span = Span(before.at, engine.at)
-        computed = max(0.0, prompt) * _computed_part(before, engine)
+        computed = max(0.0, strange) * _computed_part(before, engine)
         return UnseenTraffic(span, computed, max(0.0, decode), max(1.0, engine.running))
 
     def _by_sequences(self, before: EngineCounters, engine: EngineCounters, seen: SeenTokens) -> UnseenTraffic | None:

@@ -4,19 +4,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, make_asgi_app
 
-from proxy.accounting.group import Group, Patience
 from proxy.accounting.samples import Sample
 from proxy.accounting.units import MILLISECOND, SECOND, Microjoules, Nanoseconds
 from proxy.accounting.unseen import EngineCounters
-from proxy.accounting.weights import LLAMA_8B, roofline_prior
-from proxy.errors import ConfigurationError, MeterError
-from proxy.meters import open_meters
+from proxy.app.build import engine_of, group_of, meters_of, priors_of
+from proxy.app.sharing import distinct
+from proxy.app.step_logs import StepLogs
+from proxy.errors import MeterError
 from proxy.metrics import BooksCollector, RequestHistograms
 from proxy.pages import exact_page, openai_errors, status_routes
 from proxy.ports import Meter
@@ -24,11 +23,9 @@ from proxy.relay import Relay
 from proxy.reports import Finder, energy_routes
 from proxy.routes import RelayEndpoint, Tenants
 from proxy.sampler import Sampler
-from proxy.settings import Backend, Settings, key_digest
+from proxy.settings import Settings, key_digest
 from proxy.settlement import Settlement
 from proxy.stores import open_store
-from proxy.upstream.client import EngineClient
-from proxy.upstream.model_files import read_shape
 from proxy.upstream.pool import Pool
 from proxy.upstream.watch import Watch
 
@@ -41,17 +38,6 @@ def monotonic() -> Nanoseconds:
     return Nanoseconds(time.monotonic_ns())
 
 
-def _span(seconds: float) -> Nanoseconds:
-    return Nanoseconds(round(seconds * SECOND))
-
-
-def grade_of(meters: list[Meter]) -> str:
-    """B: counter and token times; C: a power integral; D: an estimate. The worst meter decides."""
-    if any(meter.estimated for meter in meters):
-        return "D"
-    return "C" if any(meter.epoch.startswith("integral:") for meter in meters) else "B"
-
-
 class Service:
     """One proxy: its loops, its two applications, its ledger.
 
@@ -62,28 +48,30 @@ class Service:
         self.settings = settings
         self._on_failure = on_failure
         self._tasks: list[asyncio.Task[None]] = []
-        self.meters = {backend.name: _meters_of(backend, settings) for backend in settings.backends}
-        _refuse_shared(self.meters)
+        opened = {backend.name: meters_of(backend, settings) for backend in settings.backends}
+        self.meters = distinct(opened, share=settings.share_gpus)
+        self._by_name = {meter.name: meter for meters in self.meters.values() for meter in meters}
         self.pool = Pool([backend.name for backend in settings.backends])
-        self.engines = {backend.name: _engine(backend, settings) for backend in settings.backends}
-        self.groups = {b.name: _group(b, self.meters[b.name], settings) for b in settings.backends}
+        self.engines = {backend.name: engine_of(backend, settings) for backend in settings.backends}
+        self._priors = {b.name: priors_of(b, opened[b.name], settings) for b in settings.backends}
+        self.groups = {b.name: group_of(b, self.meters[b.name], settings, self._priors) for b in settings.backends}
         keep_ns = None if settings.retention_days is None else settings.retention_days * DAY_NS
         self.store = open_store(settings.ledger, writer=settings.instance, keep_ns=keep_ns)
         self.registry = CollectorRegistry()
         histograms = RequestHistograms(self.registry)
-        by_name = {meter.name: meter for meters in self.meters.values() for meter in meters}
         self.settlement = Settlement(
             self.groups,
-            by_name,
+            self._by_name,
             self.store,
             clock=monotonic,
             known={
                 name: Microjoules(counter_uj)
-                for name, meter in by_name.items()
+                for name, meter in self._by_name.items()
                 if (counter_uj := self.store.last_counter(name, meter.epoch)) is not None
             },
             on_finished=histograms.finished,
         )
+        self.step_logs = StepLogs(settings, self.groups, self.settlement)
         self.registry.register(
             BooksCollector(
                 self.settlement,
@@ -134,8 +122,8 @@ class Service:
     async def start(self) -> None:
         """Looks at every backend once, then starts the loops. Must run on the loop that serves the traffic."""
         loop = asyncio.get_running_loop()
+        self.step_logs.open(monotonic())
         await asyncio.gather(*(self._watch.check(name) for name in self.engines))
-        meters = [meter for meters in self.meters.values() for meter in meters]
 
         def post(meter: Meter, sample: Sample, call: Nanoseconds) -> None:
             loop.call_soon_threadsafe(self.settlement.sampled, meter, sample, call)
@@ -147,7 +135,7 @@ class Service:
             loop.call_soon_threadsafe(self._on_failure, error)
 
         self._sampler = Sampler(
-            meters,
+            [*self._by_name.values()],
             period=Nanoseconds(self.settings.sample_period_ms * MILLISECOND),
             clock=monotonic,
             on_sample=post,
@@ -164,6 +152,7 @@ class Service:
         if self._sampler is not None:
             await asyncio.to_thread(self._sampler.sweep_and_stop)
             await asyncio.sleep(0)
+        self.step_logs.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -171,9 +160,8 @@ class Service:
         await asyncio.to_thread(self.store.close)
         for engine in self.engines.values():
             await engine.close()
-        for meters in self.meters.values():
-            for meter in meters:
-                meter.close()
+        for meter in self._by_name.values():
+            meter.close()
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -187,63 +175,10 @@ class Service:
     def _scraped(self, backend: str, counters: EngineCounters | None, at: Nanoseconds) -> None:
         with self.settlement.lock:
             self.groups[backend].scraped(counters, at)
+        self.step_logs.look(backend)
 
     def _weigh(self, backend: str, root: str) -> None:
-        """A model in a folder of this machine tells its own shape; a config file in the settings goes first."""
-        configured = next(b.model_config_file for b in self.settings.backends if b.name == backend)
-        shape = None if configured else read_shape(Path(root))
-        if shape is not None:
-            self.groups[backend].weights = roofline_prior(shape)
-
-
-def _meters_of(backend: Backend, settings: Settings) -> list[Meter]:
-    spec = backend.meter or settings.meter
-    try:
-        return list(open_meters(spec, backend.gpus))
-    except MeterError as error:
-        raise ConfigurationError(f"the meter {spec!r} of backend {backend.name} cannot be opened: {error}") from error
-
-
-def _refuse_shared(meters: dict[str, list[Meter]]) -> None:
-    owner: dict[str, str] = {}
-    for backend, own in meters.items():
-        for meter in own:
-            if meter.name in owner:
-                raise ConfigurationError(
-                    f"{meter.name} would be counted for {owner[meter.name]} and for {backend}: energy must not count "
-                    "twice. Give each backend its own gpus, or run one proxy per backend."
-                )
-            owner[meter.name] = backend
-
-
-def _engine(backend: Backend, settings: Settings) -> EngineClient:
-    return EngineClient(
-        backend.url,
-        backend.name,
-        connect_timeout_s=settings.connect_timeout_s,
-        answer_timeout_s=settings.answer_timeout_s,
-        api_key=backend.api_key.get_secret_value() if backend.api_key else None,
-    )
-
-
-def _group(backend: Backend, meters: list[Meter], settings: Settings) -> Group:
-    shape = LLAMA_8B
-    if backend.model_config_file is not None:
-        told = read_shape(backend.model_config_file)
-        if told is None:
-            raise ConfigurationError(f"model_config_file of {backend.name}: {backend.model_config_file} has no shape")
-        shape = told
-    return Group(
-        backend.name,
-        [meter.name for meter in meters],
-        weights=roofline_prior(shape),
-        patience=Patience(
-            prefill=_span(settings.prefill_wait_s),
-            silent=_span(settings.silent_wait_s),
-            scrape=_span(2 * settings.scrape_period_s),
-            gap=_span(settings.unmeasured_after_s),
-        ),
-        policy=settings.policy,
-        grade=grade_of(meters),
-        estimated=any(meter.estimated for meter in meters),
-    )
+        weights = self._priors[backend].for_model(root)
+        if weights is not None:
+            with self.settlement.lock:
+                self.groups[backend].weigh(weights)

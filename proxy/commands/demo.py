@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,9 +66,10 @@ def demo(options: DemoOptions, console: Console) -> int:
     # A closed terminal must not leave servers behind, and a background job may have been born deaf to Ctrl-C.
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _interrupt)
-    with Children() as children:
+    # A socket's path has room for a hundred characters only, and the folder's may be longer.
+    with tempfile.TemporaryDirectory(prefix="jouleproxy-") as sockets, Children() as children:
         try:
-            return _run(options, folder, children, console)
+            return _run(options, folder, Path(sockets) / "steps", children, console)
         except KeyboardInterrupt:
             console.print("\nstopping …")
             return 130
@@ -77,19 +79,20 @@ def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _run(options: DemoOptions, folder: Path, children: Children, console: Console) -> int:
+def _run(options: DemoOptions, folder: Path, steps: Path, children: Children, console: Console) -> int:
     engine_url = f"http://127.0.0.1:{port_near(options.engine_port)}"
     url = f"http://127.0.0.1:{port_near(options.port)}"
     admin = f"http://127.0.0.1:{port_near(options.admin_port)}"
     stage = Stage(console)
     engine = children.start(
-        "vLLM", _engine_command(options, engine_url), folder / "vllm.log", _engine_environment(options)
+        "vLLM", _engine_command(options, engine_url), folder / "vllm.log", _engine_environment(options, steps)
     )
     with stage.run(f"vLLM serves {options.served_name} at {engine_url}"):
         engine.wait_for(f"{engine_url}/health", timeout_s=ENGINE_READY_S, waiting=stage.tell)
     with stage.run("warm-up, straight to vLLM and not metered"):
         _warm_up(engine_url, options.served_name, stage)
-    proxy = children.start("jouleproxy", _proxy_command(options, engine_url, url, admin, folder), folder / "proxy.log")
+    command = [*_proxy_command(options, engine_url, url, admin, folder), "--step-log", str(steps)]
+    proxy = children.start("jouleproxy", command, folder / "proxy.log")
     with stage.run(f"jouleproxy at {url}, admin at {admin}"):
         proxy.wait_for(f"{admin}/readyz", timeout_s=60, waiting=stage.tell)
     _say_meters(admin, console)
@@ -129,8 +132,9 @@ def _engine_command(options: DemoOptions, url: str) -> list[str]:
     return command + (CPU_FLAGS if options.on_cpu else [])
 
 
-def _engine_environment(options: DemoOptions) -> Mapping[str, str]:
-    return QUIET if options.on_cpu else {"VLLM_NO_USAGE_STATS": "1"}
+def _engine_environment(options: DemoOptions, steps: Path) -> Mapping[str, str]:
+    quiet = QUIET if options.on_cpu else {"VLLM_NO_USAGE_STATS": "1"}
+    return {**quiet, "JOULEPROXY_STEP_LOG": str(steps)}
 
 
 def _proxy_command(options: DemoOptions, engine_url: str, url: str, admin: str, folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from proxy.commands.idle import MILLIONTHS
 from proxy.commands.statement import Line, Statement
 
 _FIGURES = (
@@ -28,6 +30,7 @@ _FIGURES = (
     "cached_tokens",
     "completion_tokens",
     "joules_per_output_token",
+    "relative_uncertainty",
 )
 _UNDEFINED = "—"
 
@@ -52,6 +55,7 @@ def as_json(statement: Statement) -> str:
     whole: dict[str, Any] = {
         "by": statement.by,
         "idle": statement.idle,
+        "reserved": {tenant: part / MILLIONTHS for tenant, part in statement.reserved.items()},
         "rows": [{statement.by: _name(statement, line)} | _plain(line) for line in statement.lines],
         "accounts": {
             account.name: {name: value for name, value in _plain(account).items() if name.endswith("_microjoules")}
@@ -60,10 +64,8 @@ def as_json(statement: Statement) -> str:
         "meter_microjoules": statement.meter_uj,
         "imbalance_microjoules": statement.imbalance_uj,
         "estimated": bool(statement.estimated),
-        "meters": [
-            {"meter": m.meter, "gpu": m.gpu, "kind": m.kind, "estimated": m.estimated, "description": m.description}
-            for m in statement.meters
-        ],
+        "absolute_uncertainty": statement.absolute_uncertainty,
+        "meters": [asdict(meter) for meter in statement.meters],
     }
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
 
@@ -72,15 +74,27 @@ def as_table(statement: Statement, title: str, console: Console) -> None:
     """Prints aligned figures, the accounts below the requests, and the imbalance."""
     console.print(_table(statement, title))
     console.print(f"imbalance {statement.imbalance_uj} µJ", markup=False, highlight=False)
+    console.print(_about_uncertainty(statement), markup=False, highlight=False)
     for meter in statement.estimated:
         console.print(Text(f"estimated, not measured: {_printable(meter.description)}"), style="yellow")
 
 
+def _about_uncertainty(statement: Statement) -> str:
+    absolute = statement.absolute_uncertainty
+    common = "unknown" if absolute is None else f"±{_percent(absolute)}"
+    return (
+        "± of active J: standard deviation against the other lines; what requests have too much and too little cancels "
+        f"within a backend. On top of it, common to all figures: {common} (the meters' gain)."
+    )
+
+
 def _table(statement: Statement, title: str) -> Table:
-    chosen = "loaded" if statement.idle == "proportional" else "active"
+    chosen = "active" if statement.idle == "separate" else "loaded"
+    loaded = "proportional" if statement.idle == "separate" else statement.idle
     table = Table(title=title, title_justify="left")
     table.add_column(statement.by)
-    headings = ("requests", "active J", "loaded J", f"kWh ({chosen})", "prompt", "cached", "output tokens")
+    figures = ("requests", "active J", "±", f"loaded J ({loaded})", f"kWh ({chosen})")
+    headings = (*figures, "prompt", "cached", "output tokens")
     for heading in (*headings, f"J/output token ({chosen})"):
         table.add_column(heading, justify="right")
     for line in statement.lines:
@@ -98,10 +112,11 @@ def _table(statement: Statement, title: str) -> Table:
 def _cells(line: Line) -> Sequence[str]:
     is_account = line.requests is None
     tokens = (line.prompt_tokens, line.cached_tokens, line.completion_tokens)
-    per_token = line.joules_per_output_token
+    per_token, relative = line.joules_per_output_token, line.relative_uncertainty
     return (
         "" if line.requests is None else f"{line.requests:,}",
         f"{_joules(line.active_uj):,.3f}",
+        "" if is_account else _UNDEFINED if relative is None else _percent(relative),
         f"{_joules(line.loaded_uj):,.3f}",
         f"{_kwh(line.energy_uj):,.6f}",
         *("" if is_account else _UNDEFINED if count is None else f"{count:,}" for count in tokens),
@@ -109,8 +124,12 @@ def _cells(line: Line) -> Sequence[str]:
     )
 
 
+def _percent(relative: float) -> str:
+    return f"{100 * relative:.2g} %" if relative < 0.1 else f"{100 * relative:.0f} %"
+
+
 def _figures(line: Line) -> dict[str, object]:
-    per_token = line.joules_per_output_token
+    per_token, relative = line.joules_per_output_token, line.relative_uncertainty
     values = (
         line.requests,
         line.energy_uj,
@@ -122,6 +141,7 @@ def _figures(line: Line) -> dict[str, object]:
         line.cached_tokens,
         line.completion_tokens,
         None if per_token is None else f"{per_token:.6f}",
+        None if relative is None else f"{relative:.6f}",
     )
     return dict(zip(_FIGURES, values, strict=True))
 
@@ -131,6 +151,7 @@ def _plain(line: Line) -> dict[str, object]:
         "energy_joules": line.energy_uj / 1e6,
         "energy_kwh": line.energy_uj / 3.6e12,
         "joules_per_output_token": line.joules_per_output_token,
+        "relative_uncertainty": line.relative_uncertainty,
     }
     return _figures(line) | numbers
 

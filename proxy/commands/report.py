@@ -10,8 +10,9 @@ from typing import Annotated, Literal, TextIO
 import typer
 from rich.console import Console
 
+from proxy.commands.idle import Idle, reservations
 from proxy.commands.rendering import as_csv, as_json, as_table
-from proxy.commands.statement import Idle, Statement, draw_up
+from proxy.commands.statement import Statement, draw_up
 from proxy.errors import ConfigurationError
 from proxy.stores import open_books
 from proxy.stores.books import Key
@@ -35,7 +36,7 @@ def report(
         typer.Option(help="First hour: RFC 3339 date or time (UTC if it names no zone), or an age as 24h, 7d, 2w."),
     ] = None,
     until: Annotated[
-        str | None, typer.Option(help="First hour that is no longer counted; same forms as --since.")
+        str | None, typer.Option(help="First hour that is no longer counted; the same forms.")
     ] = None,
     output_format: Annotated[
         Literal["table", "csv", "json"], typer.Option("--format", help="For people, spreadsheets or programs.")
@@ -44,10 +45,19 @@ def report(
     idle: Annotated[
         Idle,
         typer.Option(
-            help="separate: idle energy keeps its own line. proportional: it is given to the requests of the same "
-            "backend in proportion to their active energy. Both figures are always shown."
+            help="Who pays for idle energy. separate: it keeps its own line. proportional, per-token: the requests of "
+            "the same backend, by their active energy or by their prompt and output tokens. reserved: tenants, as "
+            "--reserve says. The active and the fully loaded figure are always both shown."
         ),
     ] = "separate",
+    reserve: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TENANT=PART",
+            help="For --idle reserved: the part of every backend that is held ready for a tenant, for instance "
+            "search=0.5; may be given several times. Idle that nobody reserved stays in its own line.",
+        ),
+    ] = None,
 ) -> None:
     """Say whose the joules were; the lines add up to the meter exactly.
 
@@ -56,17 +66,30 @@ def report(
     """
     now = time.time_ns()
     first, end = _hour("--since", since, now), _hour("--until", until, now)
+    reserved = _reserved(idle, by, reserve or [])
     try:
         books = open_books(ledger)
     except ConfigurationError as error:
         raise typer.BadParameter(str(error), param_hint="--ledger") from error
     try:
-        statement = draw_up(books, by, first, end, idle)
+        statement = draw_up(books, by, first, end, idle, reserved)
     finally:
         books.close()
     _write(statement, f"Energy by {by}, {_range(first, end)}", output_format, output)
     if statement.imbalance_uj:
         raise typer.Exit(1)
+
+
+def _reserved(idle: Idle, by: Key, texts: list[str]) -> dict[str, int]:
+    if (idle == "reserved") != bool(texts):
+        raise typer.BadParameter("--idle reserved and --reserve TENANT=PART need each other", param_hint="--reserve")
+    if idle == "reserved" and by == "model":
+        message = "what is reserved is reserved for a tenant, not for a model; use --by tenant, backend or hour"
+        raise typer.BadParameter(message, param_hint="--by")
+    try:
+        return reservations(texts)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--reserve") from error
 
 
 def hour_of(text: str, now_unix_ns: int) -> int:

@@ -86,6 +86,8 @@ def banner(service: Service, traffic: str, admin: str) -> Table:
         for meter in service.meters[name]:
             mark = "[black on yellow] ESTIMATED, no sensor [/] " if meter.estimated else ""
             table.add_row("meter", f"{mark}{meter.kind}   {escape(f'{meter.gpu}   {meter.description}')}")
+    for name, path in service.step_logs.paths.items():
+        table.add_row("step log", escape(f"{name}   {path}   grade A once it is heard"))
     table.add_row("policy", service.settings.policy)
     table.add_row("ledger", escape(shown_url(database_url(service.settings.ledger))))
     return table

@@ -1,25 +1,26 @@
 """Turns the books of a range of hours into lines that add up to the meter, in whole microjoules.
 
-Each line has three figures. `active_uj` leaves idle energy in its own account. `loaded_uj` gives idle to the
-requests in proportion to their active energy, backend by backend (hour by hour in a report by hour). `energy_uj`
-is one of the two, as the reader chose. Over all lines each of the three sums to what the meters counted.
+Each line has three figures. `active_uj` leaves idle energy in its own account. `loaded_uj` gives idle to the lines as
+the policy says (in proportion to active energy if it is `separate`; see idle.py). `energy_uj` is the active one if
+idle is separate, else the loaded one. Over all lines each of the three sums to what the meters counted.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import Literal
 
+from proxy.accounting.uncertainty import widest
+from proxy.commands.idle import Idle, by_reservation, by_work
 from proxy.stores.books import Books, Key
-from proxy.stores.sums import Accounts, MeterIdentity, Total
-
-Idle = Literal["separate", "proportional"]
+from proxy.stores.sums import Accounts, MeterIdentity, Total, known_sum, whole_doubt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One key's requests, or one account. Tokens are None where unknown, and for accounts; so is `requests`."""
+    """One key's requests, or one account. Tokens are None where unknown, and for accounts; so is `requests`.
+
+    uncertainty_uj: standard deviation of the active energy against other lines'; None where it is not known.
+    """
 
     name: str
     active_uj: int
@@ -29,6 +30,12 @@ class Line:
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     completion_tokens: int | None = None
+    uncertainty_uj: float | None = None
+
+    @property
+    def relative_uncertainty(self) -> float | None:
+        """Of the active energy; None where it is not known or there is none."""
+        return self.uncertainty_uj / self.active_uj if self.uncertainty_uj is not None and self.active_uj else None
 
     @property
     def joules_per_output_token(self) -> float | None:
@@ -41,6 +48,7 @@ class Statement:
     """The lines of a report. lines: requests by key. accounts: the energy that no line has.
 
     meter_uj: what the meters counted in the range. imbalance_uj: of the books as a whole; zero, or they are wrong.
+    reserved: millionths of every backend by tenant, where idle is given away so.
     """
 
     by: Key
@@ -49,6 +57,7 @@ class Statement:
     accounts: tuple[Line, ...]
     meter_uj: int
     imbalance_uj: int
+    reserved: Mapping[str, int]
     meters: tuple[MeterIdentity, ...]
 
     @property
@@ -56,16 +65,30 @@ class Statement:
         """The meters that model instead of measuring."""
         return tuple(meter for meter in self.meters if meter.estimated)
 
+    @property
+    def absolute_uncertainty(self) -> float | None:
+        """Relative standard deviation common to all figures: of the worst meter; None where one is not known."""
+        return widest(meter.absolute_uncertainty for meter in self.meters)
 
-def draw_up(books: Books, by: Key, since: int | None, until: int | None, idle: Idle) -> Statement:
-    """The statement of the hours that start in [since, until), nanoseconds since 1970; both on whole hours."""
+
+def draw_up(
+    books: Books, by: Key, since: int | None, until: int | None, idle: Idle, reserve: Mapping[str, int] | None = None
+) -> Statement:
+    """The statement of the hours that start in [since, until), nanoseconds since 1970; both on whole hours.
+
+    reserve: for the policy `reserved`, millionths of every backend by tenant. Raises ValueError if that cannot be
+    shown by this key.
+    """
     hourly = by == "hour"
     with books.snapshot() as now:
         totals = now.totals(("backend",) if by == "backend" else ("backend", by), since, until)
         pools = now.accounts(("backend", "hour") if hourly else ("backend",), since, until)
         meters = now.meters()
         imbalance_uj = sum(balance.imbalance_uj for balance in now.balance())
-    loads = _loads(totals, pools, hourly=hourly)
+    if idle == "reserved":
+        loads = by_reservation(reserve or {}, pools, by)
+    else:
+        loads = by_work("proportional" if idle == "separate" else idle, totals, pools, hourly=hourly)
     lines = _lines(totals, loads, idle)
     whole = _sum_of(pools.values())
     return Statement(
@@ -75,39 +98,20 @@ def draw_up(books: Books, by: Key, since: int | None, until: int | None, idle: I
         accounts=_remaining(whole, lines, idle),
         meter_uj=whole.meter_uj,
         imbalance_uj=imbalance_uj,
+        reserved=reserve or {},
         meters=tuple(meter for backend in sorted(meters) for meter in meters[backend]),
     )
 
 
-def parts_of(total: int, weights: Sequence[int]) -> list[int]:
-    """Splits whole `total` in proportion to whole, non-negative weights; the parts add up to it exactly.
-
-    The running sums are rounded down, so what one part loses the next one gets. All weights zero: ValueError.
-    """
-    reached = [0, *accumulate(weights)]
-    if reached[-1] <= 0:
-        raise ValueError("nothing to be in proportion to")
-    return [high - low for low, high in pairwise(total * r // reached[-1] for r in reached)]
-
-
-def _loads(totals: Sequence[Total], pools: dict[tuple[str, ...], Accounts], *, hourly: bool) -> dict[Total, int]:
-    """Each total's share of its pool's idle energy; a pool without active energy gives none away."""
-    members = defaultdict(list)
-    for total in totals:
-        members[total.keys if hourly else total.keys[:1]].append(total)
-    loads: dict[Total, int] = {}
-    for key, sharing in members.items():
-        weights = [total.energy_uj for total in sharing]
-        if any(weights):
-            loads |= zip(sharing, parts_of(pools.get(key, Accounts()).idle_uj, weights), strict=True)
-    return loads
-
-
-def _lines(totals: Sequence[Total], loads: dict[Total, int], idle: Idle) -> tuple[Line, ...]:
-    named = defaultdict(list)
+def _lines(totals: Sequence[Total], loads: Counter[str], idle: Idle) -> tuple[Line, ...]:
+    """One for each name that has requests or pays for idle energy: what is reserved costs without requests too."""
+    named: dict[str, list[Total]] = defaultdict(list)
     for total in totals:
         named[total.keys[-1]].append(total)
-    lines = [_line(name, same, sum(loads.get(total, 0) for total in same), idle) for name, same in named.items()]
+    for name, load_uj in loads.items():
+        if load_uj:
+            named.setdefault(name, [])
+    lines = [_line(name, same, loads[name], idle) for name, same in named.items()]
     return tuple(sorted(lines, key=lambda line: (-line.active_uj, line.name)))
 
 
@@ -118,11 +122,12 @@ def _line(name: str, same: Sequence[Total], load_uj: int, idle: Idle) -> Line:
         name=name,
         active_uj=active_uj,
         loaded_uj=loaded_uj,
-        energy_uj=loaded_uj if idle == "proportional" else active_uj,
+        energy_uj=active_uj if idle == "separate" else loaded_uj,
         requests=sum(total.requests for total in same),
-        prompt_tokens=_known_sum(total.prompt_tokens for total in same),
-        cached_tokens=_known_sum(total.cached_tokens for total in same),
-        completion_tokens=_known_sum(total.completion_tokens for total in same),
+        prompt_tokens=known_sum(total.prompt_tokens for total in same),
+        cached_tokens=known_sum(total.cached_tokens for total in same),
+        completion_tokens=known_sum(total.completion_tokens for total in same),
+        uncertainty_uj=whole_doubt(total.uncertainty_uj for total in same),
     )
 
 
@@ -135,7 +140,7 @@ def _remaining(whole: Accounts, lines: Sequence[Line], idle: Idle) -> tuple[Line
     given_uj = sum(line.loaded_uj - line.active_uj for line in lines)
     edges_uj = whole.requests_uj - sum(line.active_uj for line in lines)
     kept_uj = whole.idle_uj - given_uj
-    chosen_uj = kept_uj if idle == "proportional" else whole.idle_uj
+    chosen_uj = whole.idle_uj if idle == "separate" else kept_uj
     rest = {"unattributed": whole.unattributed_uj, "unmeasured": whole.unmeasured_uj}
     if edges_uj:
         rest["across the edges"] = edges_uj
@@ -154,8 +159,3 @@ def _sum_of(pools: Iterable[Accounts]) -> Accounts:
         unmeasured_uj=sum(pool.unmeasured_uj for pool in found),
         meter_uj=sum(pool.meter_uj for pool in found),
     )
-
-
-def _known_sum(counts: Iterable[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None

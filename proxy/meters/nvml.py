@@ -233,7 +233,8 @@ def match(wanted: Sequence[str], known: Sequence[str], silent: Sequence[MeterErr
 def _match_one(name: str, known: Sequence[str], silent: Sequence[MeterError]) -> str:
     if name.startswith("MIG-"):
         raise ConfigurationError(
-            f"{name} is a MIG instance, and NVML measures energy of whole boards only: name the board's GPU-... UUID"
+            f"{name} is a MIG instance, and NVML measures energy of whole boards only: name the board's GPU-... UUID, "
+            "and set share_gpus = true where several backends run on it"
         )
     if name in known:
         return name

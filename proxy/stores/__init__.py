@@ -3,6 +3,7 @@
 schema.py    the tables; the law as a constraint
 engines.py   what differs between SQLite and PostgreSQL
 batch.py     postings merged until they are committed
+upgrades.py  from older versions of the tables to this one
 writing.py   what happens inside one writing transaction
 books.py     reading
 ledger.py    the writer thread
@@ -19,13 +20,13 @@ from proxy.errors import ConfigurationError
 from proxy.stores.books import Books
 from proxy.stores.engines import database_url, reading_engine, shown_url, writing_engine
 from proxy.stores.ledger import Ledger
-from proxy.stores.writing import check_version
+from proxy.stores.upgrades import check_version
 
 
 def open_store(
     url: str, *, writer: str = "main", keep_ns: int | None = None, clock: Callable[[], int] = time.time_ns
 ) -> Ledger:
-    """Opens a ledger for writing and makes it if there is none; the arguments are those of Ledger.
+    """Opens a ledger for writing; makes it if there is none, upgrades an older one. The arguments are those of Ledger.
 
     Raises ConfigurationError if the URL is wrong, the database cannot be reached, or its schema is another's.
     """

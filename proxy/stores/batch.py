@@ -9,7 +9,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from proxy.accounting.postings import BalancePosting, Posting, RequestRow, joined
-from proxy.stores.schema import AMOUNTS, NS_PER_HOUR
+from proxy.stores.schema import AMOUNTS, NS_PER_HOUR, SPREAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Batch:
         self.postings = 0
         self.balances: dict[tuple[int, str, str], BalancePosting] = {}
         self.rows: dict[str, RequestRow] = {}
-        self.folded: dict[FoldKey, dict[str, int | None]] = {}
+        self.folded: dict[FoldKey, dict[str, float | None]] = {}
 
     def add(self, posting: Posting, hour: int) -> None:
         """Takes a posting in; `hour` is the hour its energy is booked under."""
@@ -56,9 +56,13 @@ class Batch:
 
     def _fold_one(self, row: RequestRow) -> None:
         key = FoldKey(row.started_at_unix_ns // NS_PER_HOUR, row.backend, row.tenant, row.model)
-        total = self.folded.setdefault(key, {"requests": 0} | dict.fromkeys(AMOUNTS))
+        total = self.folded.setdefault(key, {"requests": 0} | dict.fromkeys(AMOUNTS) | dict.fromkeys(SPREAD, 0.0))
         total["requests"] = (total["requests"] or 0) + 1
         for name in AMOUNTS:
             amount: int | None = getattr(row, name)
             if amount is not None:
                 total[name] = (total[name] or 0) + amount
+        for name in SPREAD:
+            doubt: float | None = getattr(row, name)
+            before = total[name]
+            total[name] = None if doubt is None or before is None else before + doubt

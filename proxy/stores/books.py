@@ -14,9 +14,10 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, func, literal,
 from sqlalchemy.exc import OperationalError
 
 from proxy.accounting.postings import RequestRow
+from proxy.accounting.uncertainty import standard_deviation
 from proxy.errors import LedgerUnavailable
-from proxy.stores.schema import ACCOUNTS, AMOUNTS, NS_PER_HOUR, accounts, meters, requests, retired
-from proxy.stores.sums import Accounts, BackendBalance, MeterIdentity, Total
+from proxy.stores.schema import ACCOUNTS, AMOUNTS, NS_PER_HOUR, SPREAD, accounts, meters, requests, retired, whole_sum
+from proxy.stores.sums import Accounts, BackendBalance, MeterIdentity, Total, known_sum, whole_doubt
 
 Key = Literal["hour", "backend", "tenant", "model"]
 _ROW_COLUMNS = tuple(column for column in requests.columns if column.name not in {"id", "writer"})
@@ -60,10 +61,15 @@ class Books:
         """Sums by several keys at once, most energy first."""
         both = union_all(_kept(since, until, tenant), _retired(since, until, tenant)).subquery()
         keys = [both.c[key] for key in by]
-        sums = [func.sum(both.c[name]).label(name) for name in ("requests", *AMOUNTS)]
+        sums: list[ColumnElement[Any]] = [func.sum(both.c[name]) for name in ("requests", *AMOUNTS)]
+        sums += [whole_sum(both.c[name]) for name in SPREAD]
+        groups = dict.fromkeys((*by, "backend"))
         with self._read() as connection:
-            found = connection.execute(select(*keys, *sums).group_by(*keys)).all()
-        totals = [_total(tuple(str(part) for part in row[: len(keys)]), row[len(keys) :]) for row in found]
+            found = connection.execute(select(*keys, *sums).group_by(*(both.c[name] for name in groups))).all()
+        of_backends = defaultdict(list)
+        for row in found:
+            of_backends[tuple(str(part) for part in row[: len(keys)])].append(row[len(keys) :])
+        totals = [_total(same_keys, backends) for same_keys, backends in of_backends.items()]
         return sorted(totals, key=lambda total: (-total.energy_uj, total.keys))
 
     def accounts(
@@ -139,10 +145,15 @@ def _row(found: Any) -> RequestRow:
     return RequestRow(**found._mapping)
 
 
-def _total(keys: tuple[str, ...], sums: Sequence[Any]) -> Total:
+def _total(keys: tuple[str, ...], backends: Sequence[Sequence[Any]]) -> Total:
     # PostgreSQL sums whole numbers into decimals.
-    whole = {name: None if n is None else int(n) for name, n in zip(("requests", *AMOUNTS), sums, strict=True)}
-    return Total(keys=keys, **whole)  # type: ignore[arg-type]  # only tokens can be None
+    amounts = {
+        name: known_sum(None if row[n] is None else int(row[n]) for row in backends)
+        for n, name in enumerate(("requests", *AMOUNTS))
+    }
+    doubts = [row[len(amounts) :] for row in backends]
+    sigmas = [None if None in parts else 1e6 * standard_deviation(*parts) for parts in doubts]
+    return Total(keys=keys, uncertainty_uj=whole_doubt(sigmas), **amounts)  # type: ignore[arg-type]  # only tokens
 
 
 def _in_range(when: ColumnElement[int], since: int | None, until: int | None) -> list[ColumnElement[bool]]:
@@ -161,7 +172,7 @@ def _kept(since: int | None, until: int | None, tenant: str | None) -> Select[An
         wanted.append(requests.c.tenant == tenant)
     hour = (start // literal(NS_PER_HOUR, start.type)).label("hour")
     one = literal(1, start.type).label("requests")
-    amounts = (requests.c[name] for name in AMOUNTS)
+    amounts = (requests.c[name] for name in (*AMOUNTS, *SPREAD))
     return select(hour, requests.c.backend, requests.c.tenant, requests.c.model, one, *amounts).where(*wanted)
 
 
@@ -170,7 +181,7 @@ def _retired(since: int | None, until: int | None, tenant: str | None) -> Select
     if tenant is not None:
         wanted.append(retired.c.tenant == tenant)
     keys = (retired.c.hour, retired.c.backend, retired.c.tenant, retired.c.model, retired.c.requests)
-    return select(*keys, *(retired.c[name] for name in AMOUNTS)).where(*wanted)
+    return select(*keys, *(retired.c[name] for name in (*AMOUNTS, *SPREAD))).where(*wanted)
 
 
 def _accounts(
@@ -188,11 +199,9 @@ def _accounts(
 
 def _meters(connection: Connection) -> dict[str, tuple[MeterIdentity, ...]]:
     c = meters.c
-    known = connection.execute(
-        select(c.backend, c.meter, c.gpu, c.kind, c.estimated, c.description).order_by(c.backend, c.meter)
-    )
+    names = ("meter", "gpu", "kind", "estimated", "description", "absolute_uncertainty")
+    known = connection.execute(select(c.backend, *(c[name] for name in names)).order_by(c.backend, c.meter))
     by_backend = defaultdict(list)
     for backend, *identity in known:
-        names = ("meter", "gpu", "kind", "estimated", "description")
         by_backend[backend].append(MeterIdentity(**dict(zip(names, identity, strict=True))))
     return {backend: tuple(found) for backend, found in by_backend.items()}

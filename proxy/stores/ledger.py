@@ -3,7 +3,7 @@
 While a commit runs, further postings merge into the next one, so the database's own pace sets the group size.
 A commit that fails is tried again, unchanged, until it works or is found to have worked. What is not yet
 committed when the process dies was never acknowledged by flush(), and the next process meters that energy
-again: it continues from last_counters(), which is committed together with what it covers.
+again: it continues from last_counter(), which is committed together with what it covers.
 """
 
 import logging
@@ -103,16 +103,6 @@ class Ledger(Books):
             self._retire_before = before_unix_ns
             self._changed.notify_all()
             return self._changed.wait_for(lambda: self._retire_before is None, timeout_s)
-
-    def last_counters(self, backend: str | None = None) -> dict[str, tuple[str, int]]:
-        """Meter name to (epoch, counter in microjoules) that this writer's books reach to, to continue from."""
-        mine = [meters.c.writer == self._term.writer]
-        if backend is not None:
-            mine.append(meters.c.backend == backend)
-        found = select(meters.c.meter, meters.c.epoch, meters.c.last_counter_uj).where(*mine)
-        with self._read() as connection:
-            rows = connection.execute(found.order_by(meters.c.last_counter_uj)).all()
-        return {meter: (epoch, counter_uj) for meter, epoch, counter_uj in rows}
 
     def last_counter(self, meter: str, epoch: str) -> int | None:
         """How far this writer's books reach on that counter since that origin, in microjoules, under any backend.

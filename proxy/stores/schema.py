@@ -11,6 +11,8 @@ At every commit, for every backend:
     sum(accounts.requests_uj) == sum(requests.energy_uj) + sum(retired.energy_uj)
 and the four accounts of each row of `accounts` equal its meter_uj (a CHECK). Energy is in whole microjoules,
 spans in whole nanoseconds, `hour` counts whole hours since 1970 (UTC).
+
+Versions: 2 added the uncertainties. What a version adds can be absent, so that a ledger is upgraded in place.
 """
 
 from sqlalchemy import (
@@ -18,16 +20,19 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Float,
     Index,
     Integer,
     MetaData,
     Table,
     Text,
+    case,
+    func,
     text,
 )
 
-VERSION = "1"
+VERSION = "2"
 NS_PER_HOUR = 3_600_000_000_000
 
 ACCOUNTS = ("requests_uj", "idle_uj", "unattributed_uj", "unmeasured_uj", "meter_uj")
@@ -36,6 +41,11 @@ ACCOUNTS = ("requests_uj", "idle_uj", "unattributed_uj", "unmeasured_uj", "meter
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 AMOUNTS = ("energy_uj", "token_share_uj", "prefill_uj", "decode_uj", "shared_uj", *TOKENS)
 """What is summed over requests; the tokens may be unknown (NULL)."""
+SPREAD = ("prefill_tilt_j", "shared_tilt_j", "unseen_tilt_j", "guess_tilt_j", "noise_j2")
+"""What is summed over requests to say how far their sum may be off; NULL when it is not known of one of them.
+
+Joules and their square, and no part of the law.
+"""
 
 metadata = MetaData()
 
@@ -46,6 +56,11 @@ def _text(name: str, *, key: bool = False) -> Column[str]:
 
 def _whole(name: str, *, key: bool = False, optional: bool = False) -> Column[int]:
     return Column(name, BigInteger, primary_key=key, nullable=optional, autoincrement=False)
+
+
+def whole_sum(column: ColumnElement[float]) -> ColumnElement[float | None]:
+    """The sum, or NULL when one of the summands is: part of a doubt would be mistaken for all of it."""
+    return case((func.count(column) == func.count(), func.sum(column)))
 
 
 meta = Table("meta", metadata, _text("name", key=True), _text("value"))
@@ -64,6 +79,7 @@ meters = Table(
     _text("description"),
     _text("epoch"),
     _whole("last_counter_uj"),
+    Column("absolute_uncertainty", Float),
 )
 
 accounts = Table(
@@ -110,6 +126,8 @@ requests = Table(
     _whole("tpot_ns", optional=True),
     Column("relative_uncertainty", Float),
     Column("http_status", Integer),
+    Column("absolute_uncertainty", Float),
+    *(Column(name, Float) for name in SPREAD),
     CheckConstraint("prefill_uj + decode_uj + shared_uj = energy_uj", name="phases_add_up"),
 )
 Index("requests_by_request_id", requests.c.request_id)
@@ -132,4 +150,5 @@ retired = Table(
     _text("model", key=True),
     _whole("requests"),
     *(_whole(name, optional=name in TOKENS) for name in AMOUNTS),
+    *(Column(name, Float) for name in SPREAD),
 )

@@ -1,11 +1,17 @@
 """What the books add up to: plain values, whole microjoules; an imbalance is computed, never assumed."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Total:
-    """Sums over the requests that share `keys`; tokens are None where none of them is known. Energy in microjoules."""
+    """Sums over the requests that share `keys`. Energy in microjoules; tokens are None where none of them is known.
+
+    uncertainty_uj: standard deviation of the energy against other requests'; None where that of one request is not
+    known. Within a backend what cancels between requests has; those of different backends are added, because nobody
+    knows whether they err alike.
+    """
 
     keys: tuple[str, ...]
     requests: int
@@ -17,6 +23,12 @@ class Total:
     prompt_tokens: int | None
     cached_tokens: int | None
     completion_tokens: int | None
+    uncertainty_uj: float | None = None
+
+    @property
+    def relative_uncertainty(self) -> float | None:
+        """Of the energy; None where it is not known or there is no energy."""
+        return self.uncertainty_uj / self.energy_uj if self.uncertainty_uj is not None and self.energy_uj else None
 
     @property
     def joules_per_output_token(self) -> float | None:
@@ -42,13 +54,17 @@ class Accounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterIdentity:
-    """A meter that the books know; the fields are those of the port Meter."""
+    """A meter that the books know; the fields are those of the port Meter.
+
+    absolute_uncertainty: relative standard deviation common to all its figures; None where it is not known.
+    """
 
     meter: str
     gpu: str
     kind: str
     estimated: bool
     description: str
+    absolute_uncertainty: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,3 +85,15 @@ class BackendBalance:
     def imbalance_uj(self) -> int:
         """Both differences, without letting one hide the other; zero, or the books are wrong."""
         return abs(self.accounts.imbalance_uj) + abs(self.rows_imbalance_uj)
+
+
+def known_sum(counts: Iterable[int | None]) -> int | None:
+    """Of what is known; None when nothing is."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def whole_doubt(parts: Iterable[float | None]) -> float | None:
+    """The sum, or None when one of them is: part of a doubt would be mistaken for all of it."""
+    found = tuple(parts)
+    return None if None in found else sum(part for part in found if part is not None)

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Table, func, literal, select, text, update
 
 from proxy.accounting.postings import RequestRow
-from proxy.errors import ConfigurationError
 from proxy.stores.batch import Batch
 from proxy.stores.engines import inserter
 from proxy.stores.schema import (
     ACCOUNTS,
     AMOUNTS,
     NS_PER_HOUR,
+    SPREAD,
     TOKENS,
     VERSION,
     accounts,
@@ -28,8 +28,10 @@ from proxy.stores.schema import (
     meters,
     requests,
     retired,
+    whole_sum,
     writers,
 )
+from proxy.stores.upgrades import check_version, upgrade
 
 _ROW_FIELDS = tuple(field.name for field in dataclasses.fields(RequestRow))
 # Any fixed number: it only keeps two processes from creating the same tables at the same time.
@@ -54,13 +56,14 @@ class Term(NamedTuple):
 def begin_term(connection: Connection, term: Term) -> None:
     """Makes the tables if there are none, takes over the writer's name, settles what its last process left open.
 
-    Raises ConfigurationError if the ledger was written by another version of the schema.
+    A ledger of an older version is upgraded. Raises ConfigurationError if its schema is one this program cannot know.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})"))
     metadata.create_all(connection)
     upsert = inserter(connection)
     connection.execute(upsert(meta).values(name="schema", value=VERSION).on_conflict_do_nothing())
+    upgrade(connection)
     check_version(connection)
     new_term = {"instance": term.instance, "sequence": 0}
     connection.execute(
@@ -73,13 +76,6 @@ def begin_term(connection: Connection, term: Term) -> None:
         .where(requests.c.writer == term.writer, requests.c.state == "open")
         .values(state="settled", outcome="interrupted")
     )
-
-
-def check_version(connection: Connection) -> None:
-    """Raises ConfigurationError unless the ledger has the schema this program knows."""
-    found = connection.execute(select(meta.c.value).where(meta.c.name == "schema")).scalar_one_or_none()
-    if found != VERSION:
-        raise ConfigurationError(f"schema version {found}, this program knows {VERSION}")
 
 
 def apply(connection: Connection, term: Term, sequence: int, batch: Batch) -> None:
@@ -116,10 +112,11 @@ def retire(connection: Connection, term: Term, before_unix_ns: int, limit: int) 
     hour = requests.c.started_at_unix_ns // literal(NS_PER_HOUR, requests.c.started_at_unix_ns.type)
     keys = (hour.label("hour"), requests.c.writer, requests.c.backend, requests.c.tenant, requests.c.model)
     sums = (func.count().label("requests"), *(func.sum(requests.c[name]).label(name) for name in AMOUNTS))
-    totals = connection.execute(select(*keys, *sums).where(*gone).group_by(*keys)).mappings().all()
+    spread = (whole_sum(requests.c[name]).label(name) for name in SPREAD)
+    totals = connection.execute(select(*keys, *sums, *spread).where(*gone).group_by(*keys)).mappings().all()
     whole = ("hour", "requests", *AMOUNTS)
     plain = [dict(t) | {name: None if t[name] is None else int(t[name]) for name in whole} for t in totals]
-    _add(connection, retired, plain, ("requests", *AMOUNTS))
+    _add(connection, retired, plain, ("requests", *AMOUNTS, *SPREAD))
     return connection.execute(requests.delete().where(*gone)).rowcount
 
 
@@ -169,7 +166,7 @@ def _write_folded(connection: Connection, writer: str, batch: Batch) -> None:
         {"writer": writer} | {name: _storable(value) for name, value in dataclasses.asdict(key).items()} | total
         for key, total in batch.folded.items()
     ]
-    _add(connection, retired, totals, ("requests", *AMOUNTS))
+    _add(connection, retired, totals, ("requests", *AMOUNTS, *SPREAD))
 
 
 def _storable(value: object) -> object:
@@ -189,7 +186,10 @@ def _upsert(connection: Connection, table: Table, values: Sequence[dict[str, Any
 
 
 def _add(connection: Connection, table: Table, values: Sequence[dict[str, Any]], amounts: Sequence[str]) -> None:
-    """Adds the amounts to what the table has under the same primary key; an unknown amount adds nothing."""
+    """Adds the amounts to what the table has under the same primary key.
+
+    Unknown tokens add nothing; an unknown doubt makes the doubt about the sum unknown.
+    """
     statement = inserter(connection)(table)
     added = {}
     for name in amounts:

@@ -3,7 +3,7 @@
 import re
 
 from proxy.accounting.units import Nanoseconds
-from proxy.accounting.unseen import EngineCounters
+from proxy.accounting.unseen import Drafts, EngineCounters
 
 _SERIES = {
     "running": rb"vllm:num_requests_running",
@@ -16,9 +16,19 @@ _LINE = {
     name: re.compile(rb"^" + series + rb"(?:\{[^}]*\})?" + _VALUE, re.MULTILINE) for name, series in _SERIES.items()
 }
 _COMPUTED, _CACHED = (
-    re.compile(rb'^vllm:prompt_tokens_by_source_total\{[^}]*source="' + source + rb'"[^}]*\}' + _VALUE, re.MULTILINE)
-    for source in (b"local_compute", b"local_cache_hit")
+    re.compile(
+        rb'^vllm:prompt_tokens_by_source_total\{[^}]*source="(?:' + source + rb')"[^}]*\}' + _VALUE, re.MULTILINE
+    )
+    for source in (b"local_compute", b"local_cache_hit|external_kv_transfer")
 )
+"""What another engine has prefilled and handed over costs no more here than a hit."""
+_DRAFTS = [
+    re.compile(rb"^vllm:spec_decode_num_" + name + rb"_total(?:\{[^}]*\})?" + _VALUE, re.MULTILINE)
+    for name in (b"drafts", b"draft_tokens", b"accepted_tokens")
+]
+
+_CACHE = re.compile(rb"^vllm:cache_config_info\{([^}]*)\}", re.MULTILINE)
+_LABEL = re.compile(rb'([a-z_]+)="([^"]*)"')
 
 
 def _sum(pattern: re.Pattern[bytes], page: bytes) -> float | None:
@@ -38,4 +48,27 @@ def read_counters(page: bytes, at: Nanoseconds) -> EngineCounters | None:
     running, waiting, generation = found["running"], found["waiting"], found["generation"]
     if prompt is None or running is None or waiting is None or generation is None:
         return None
-    return EngineCounters(at, running, waiting, generation, prompt, _sum(_CACHED, page))
+    cached, capacity = _sum(_CACHED, page), _cache_capacity(page)
+    return EngineCounters(at, running, waiting, generation, prompt, cached, capacity, _drafts(page))
+
+
+def _drafts(page: bytes) -> Drafts | None:
+    steps, drafted, accepted = (_sum(pattern, page) for pattern in _DRAFTS)
+    return None if steps is None or drafted is None or accepted is None else Drafts(steps, drafted, accepted)
+
+
+def _cache_capacity(page: bytes) -> float | None:
+    """Tokens the prefix cache has room for, over all engines of the page; 0 if none is kept, None if it is not told.
+
+    Not every version names kv_cache_size_tokens; blocks times their size is the same but for hybrid models.
+    """
+    found: list[int] = []
+    for line in _CACHE.findall(page):
+        told = dict(_LABEL.findall(line))
+        sizes = [told.get(name, b"") for name in (b"kv_cache_size_tokens", b"num_gpu_blocks", b"block_size")]
+        whole, blocks, each = (int(size) if size.isdigit() else 0 for size in sizes)
+        if told.get(b"enable_prefix_caching") == b"False":
+            found.append(0)
+        elif whole or blocks * each:
+            found.append(whole or blocks * each)
+    return float(sum(found)) if found else None

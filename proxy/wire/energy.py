@@ -25,11 +25,14 @@ def energy_object(
     relative_uncertainty: float | None,
     phases_uj: tuple[int, int, int] | None,
     tokens: tuple[int | None, int | None, int | None],
+    absolute_uncertainty: float | None = None,
 ) -> dict[str, Any]:
     """The object; None stands for what is not known, never 0.
 
     metered_uj: active energy of the windows the request ran in; attribution_ratio is its part of that.
     phases_uj: prefill, decode, share of fixed step cost. tokens: prompt, cached, completion.
+    relative_uncertainty, absolute_uncertainty: standard deviations as parts of the energy: against other requests of
+    the same meter, and common to all of them.
     """
     energy_j = None if energy_uj is None else joules(energy_uj)
     return {
@@ -43,12 +46,18 @@ def energy_object(
         "status": status,
         "grade": grade,
         "estimated": estimated,
-        "relative_uncertainty": relative_uncertainty,
+        "relative_uncertainty": _rounded(relative_uncertainty),
+        "absolute_uncertainty": _rounded(absolute_uncertainty),
         "phases": None
         if phases_uj is None
         else dict(zip(("prefill", "decode", "shared"), map(joules, phases_uj), strict=True)),
         "tokens": dict(zip(("prompt", "cached", "completion"), tokens, strict=True)),
     }
+
+
+def _rounded(uncertainty: float | None) -> float | None:
+    """Nobody knows a doubt to more than three digits."""
+    return None if uncertainty is None else float(f"{uncertainty:.3g}")
 
 
 def as_json(energy: dict[str, Any]) -> bytes:

@@ -1,9 +1,15 @@
 """Builds flights and windows for tests, in milliseconds and joules, so that a test reads like its sentence."""
 
+from collections.abc import Sequence
+
+from proxy.accounting.activity import Span
+from proxy.accounting.attribution import Policy, Split, split
 from proxy.accounting.flight import Flight, Outcome
+from proxy.accounting.reconstruction import reconstruct
 from proxy.accounting.samples import Window
 from proxy.accounting.units import Microjoules, Nanoseconds
-from proxy.accounting.weights import LLAMA_8B, roofline_prior
+from proxy.accounting.unseen import UnseenTraffic
+from proxy.accounting.weights import LLAMA_8B, Weights, roofline_prior
 
 WEIGHTS = roofline_prior(LLAMA_8B)
 
@@ -48,3 +54,17 @@ def silent(row: str, *, sent: float = 0, ended: float | None = 200, prompt: int 
         flight.completion_tokens = tokens
         flight.end(ms(ended), "ok")
     return flight
+
+
+def divided(
+    window: Window,
+    flights: Sequence[Flight],
+    *,
+    weights: Weights = WEIGHTS,
+    policy: Policy = "weighted",
+    idle_w: float | None = None,
+    unseen: Sequence[UnseenTraffic] = (),
+) -> Split:
+    """A window divided on what token times tell."""
+    activity = reconstruct(Span(window.start, window.end), flights, weights=weights, unseen=unseen)
+    return split(window, activity, weights=weights, policy=policy, idle_w=idle_w)

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.accounting.attribution import POLICIES, Split, apportion, split
+from proxy.accounting.attribution import POLICIES, Split, apportion
 from proxy.accounting.flight import Flight
 from proxy.accounting.samples import Window
 from proxy.accounting.units import Microjoules, Nanoseconds
 from proxy.accounting.weights import Weights
-from tests.accounting.flights import WEIGHTS, ms, silent, stream, window
+from tests.accounting.flights import WEIGHTS, divided, ms, silent, stream, window
 
 flights_drawn = st.lists(
     st.builds(
@@ -63,7 +63,7 @@ def test_accounts_add_up_to_the_window(drawn: Window, flights: list[Flight], pol
     """
     requests + idle + unattributed + unmeasured == energy of the window, under every policy, to the microjoule.
     """
-    result = split(drawn, flights, weights=WEIGHTS, policy=policy, idle_w=idle_w)  # type: ignore[arg-type]
+    result = divided(drawn, flights, weights=WEIGHTS, policy=policy, idle_w=idle_w)  # type: ignore[arg-type]
 
     assert result.imbalance == 0
     assert min([result.idle, result.unattributed, result.unmeasured, *energies(result).values()]) >= 0
@@ -80,7 +80,7 @@ def test_order_does_not_matter(drawn: Window, flights: list[Flight], random) -> 
     shuffled = flights[:]
     random.shuffle(shuffled)
 
-    assert split(drawn, flights, weights=WEIGHTS) == split(drawn, shuffled, weights=WEIGHTS)
+    assert divided(drawn, flights, weights=WEIGHTS) == divided(drawn, shuffled, weights=WEIGHTS)
 
 
 @given(windows_drawn, flights_drawn)
@@ -89,7 +89,7 @@ def test_twins_pay_alike(drawn: Window, flights: list[Flight]) -> None:
     Two requests with the same trace get the same energy, up to one microjoule of rounding.
     """
     pair = [stream("twin-a", tokens=30, first=310), stream("twin-b", tokens=30, first=310)]
-    paid = energies(split(drawn, flights + pair, weights=WEIGHTS))
+    paid = energies(divided(drawn, flights + pair, weights=WEIGHTS))
 
     assert abs(paid.get("twin-a", 0) - paid.get("twin-b", 0)) <= 1
 
@@ -103,8 +103,8 @@ def test_who_was_not_there_pays_nothing(drawn: Window, flights: list[Flight]) ->
     refused = Flight("refused", "refused", ms(0))
     refused.end(ms(900), "error")
 
-    assert energies(split(drawn, flights, weights=WEIGHTS)) == energies(
-        split(drawn, [*flights, late, refused], weights=WEIGHTS)
+    assert energies(divided(drawn, flights, weights=WEIGHTS)) == energies(
+        divided(drawn, [*flights, late, refused], weights=WEIGHTS)
     )
 
 
@@ -118,9 +118,9 @@ def test_only_ratios_of_weights_matter(drawn: Window, flights: list[Flight], fac
         step_s=WEIGHTS.step_s,
         token_s=WEIGHTS.token_s,
     )
-    plain = energies(split(drawn, flights, weights=WEIGHTS))
+    plain = energies(divided(drawn, flights, weights=WEIGHTS))
 
-    for row, energy in energies(split(drawn, flights, weights=scaled)).items():
+    for row, energy in energies(divided(drawn, flights, weights=scaled)).items():
         assert abs(energy - plain.get(row, 0)) <= 2 + drawn.energy * 1e-12
 
 
@@ -130,8 +130,8 @@ def test_sensor_scale_carries_over(flights: list[Flight], energy: int) -> None:
     A meter that reads double doubles every energy.
     """
     once = Window("meter", ms(320), ms(420), Microjoules(energy))
-    single = energies(split(once, flights, weights=WEIGHTS))
-    double = energies(split(replace(once, energy=Microjoules(2 * energy)), flights, weights=WEIGHTS))
+    single = energies(divided(once, flights, weights=WEIGHTS))
+    double = energies(divided(replace(once, energy=Microjoules(2 * energy)), flights, weights=WEIGHTS))
 
     for row, paid in double.items():
         assert abs(paid - 2 * single.get(row, 0)) <= 3
@@ -145,7 +145,7 @@ def test_more_work_never_costs_less(prompt: int, more: int) -> None:
 
     def paid(length: int) -> int:
         pair = [stream("mine", prompt=length), stream("other")]
-        return energies(split(window(0, 100), pair, weights=WEIGHTS)).get("mine", 0)
+        return energies(divided(window(0, 100), pair, weights=WEIGHTS)).get("mine", 0)
 
     assert paid(prompt) <= paid(prompt + more)
 
@@ -155,9 +155,9 @@ def test_splitting_a_window_changes_no_total_by_much(flights: list[Flight], cut:
     """
     Cutting an interval of constant power in two keeps the sum over all flights.
     """
-    whole = split(window(320, 520, 20.0), flights, weights=WEIGHTS)
-    left = split(window(320, 320 + cut, cut / 10), flights, weights=WEIGHTS)
-    right = split(window(320 + cut, 520, (200 - cut) / 10), flights, weights=WEIGHTS)
+    whole = divided(window(320, 520, 20.0), flights, weights=WEIGHTS)
+    left = divided(window(320, 320 + cut, cut / 10), flights, weights=WEIGHTS)
+    right = divided(window(320 + cut, 520, (200 - cut) / 10), flights, weights=WEIGHTS)
 
     assert whole.requests + whole.idle + whole.unattributed == 20_000_000
     assert sum(part.requests + part.idle + part.unattributed for part in (left, right)) == 20_000_000
@@ -167,7 +167,7 @@ def test_alone_on_the_gpu_pays_all_active_energy() -> None:
     """
     A single request gets the whole window when it fills it.
     """
-    result = split(window(60, 160, 7.0), [stream("only")], weights=WEIGHTS)
+    result = divided(window(60, 160, 7.0), [stream("only")], weights=WEIGHTS)
 
     assert {"only": 7_000_000} == energies(result)
     assert 0 == result.idle
@@ -179,7 +179,7 @@ def test_idle_takes_its_power_times_the_quiet_time() -> None:
     """
     late = stream("late", sent=50, first=60)
 
-    result = split(window(0, 100, 10.0), [late], weights=WEIGHTS, idle_w=40.0)
+    result = divided(window(0, 100, 10.0), [late], weights=WEIGHTS, idle_w=40.0)
 
     assert 2_000_000 == result.idle
     assert {"late": 8_000_000} == energies(result)
@@ -189,14 +189,14 @@ def test_a_window_nobody_used_is_idle() -> None:
     """
     Without a request all energy is idle, not somebody's.
     """
-    assert 10_000_000 == split(window(0, 100), [], weights=WEIGHTS).idle
+    assert 10_000_000 == divided(window(0, 100), [], weights=WEIGHTS).idle
 
 
 def test_a_bridged_window_is_nobodys() -> None:
     """
     What was estimated across a reset goes to unmeasured as a whole.
     """
-    result = split(window(0, 100, bridged=True), [stream("there")], weights=WEIGHTS)
+    result = divided(window(0, 100, bridged=True), [stream("there")], weights=WEIGHTS)
 
     assert (10_000_000, ()) == (result.unmeasured, result.shares)
 
@@ -206,7 +206,7 @@ def test_cached_prompt_tokens_cost_no_prefill() -> None:
     Of two equal prompts the one served from the cache pays clearly less.
     """
     pair = [stream("fresh", prompt=4000), stream("hit", prompt=4000, cached=3900)]
-    result = split(window(0, 50), pair, weights=WEIGHTS)
+    result = divided(window(0, 50), pair, weights=WEIGHTS)
     prefill = {share.flight.row: share.prefill for share in result.shares}
 
     assert prefill["hit"] * 20 < prefill["fresh"]
@@ -217,7 +217,7 @@ def test_n_sequences_share_the_step_as_n() -> None:
     A request for two answers holds two places in each step: it pays twice the decode of a single one.
     """
     pair = [stream("one", prompt=10), stream("two", prompt=10, sequences=2)]
-    result = split(window(60, 160), pair, weights=WEIGHTS)
+    result = divided(window(60, 160), pair, weights=WEIGHTS)
     paid = {share.flight.row: share.decode + share.shared for share in result.shares}
 
     assert paid["two"] == pytest.approx(2 * paid["one"], rel=0.01)
@@ -229,7 +229,7 @@ def test_a_silent_answer_pays_like_its_streamed_twin() -> None:
     """
     streamed = stream("streamed", first=10, step=10, tokens=20)
     whole = silent("silent", ended=200)
-    paid = energies(split(window(50, 150), [streamed, whole], weights=WEIGHTS))
+    paid = energies(divided(window(50, 150), [streamed, whole], weights=WEIGHTS))
 
     assert paid["silent"] == pytest.approx(paid["streamed"], rel=0.1)
 
@@ -238,7 +238,7 @@ def test_output_tokens_policy_does_not_lose_a_prefill() -> None:
     """
     A policy that is blind to prompts still conserves when nothing but a prefill runs.
     """
-    result = split(window(0, 50), [stream("long", prompt=9000)], weights=WEIGHTS, policy="output-tokens")
+    result = divided(window(0, 50), [stream("long", prompt=9000)], weights=WEIGHTS, policy="output-tokens")
 
     assert {"long": 10_000_000} == energies(result) or 10_000_000 == result.requests
 
@@ -253,7 +253,7 @@ def test_worked_example_of_the_readme() -> None:
     weights = Weights(0.0, 0.0, 2.0, 0.0, 10.0, step_s=0.01, token_s=0.0)
     pair = [stream("A", prompt=1), stream("B", prompt=1, sequences=2)]
 
-    assert {"A": 16_000_000, "B": 32_000_000} == energies(split(window(60, 70, 48.0), pair, weights=weights))
+    assert {"A": 16_000_000, "B": 32_000_000} == energies(divided(window(60, 70, 48.0), pair, weights=weights))
 
 
 def test_nanosecond_windows_do_not_divide_by_zero() -> None:
@@ -262,7 +262,7 @@ def test_nanosecond_windows_do_not_divide_by_zero() -> None:
     """
     tiny = Window("meter", Nanoseconds(ms(60)), Nanoseconds(ms(60) + 1), Microjoules(5))
 
-    assert 0 == split(tiny, [stream("only")], weights=WEIGHTS).imbalance
+    assert 0 == divided(tiny, [stream("only")], weights=WEIGHTS).imbalance
 
 
 @pytest.mark.parametrize(("prompts", "prompt"), [(2, 600), (1, 300)], ids=["two prompts", "two answers to one"])
@@ -274,7 +274,7 @@ def test_a_request_of_two_sequences_costs_what_two_requests_cost(prompts: int, p
     together = [stream("both", prompt=prompt, sequences=2, prompts=prompts), beside]
     apart = [stream("one", prompt=300), stream("two", prompt=300), beside]
 
-    whole = energies(split(window(0, 300), together, weights=WEIGHTS))
-    parts = energies(split(window(0, 300), apart, weights=WEIGHTS))
+    whole = energies(divided(window(0, 300), together, weights=WEIGHTS))
+    parts = energies(divided(window(0, 300), apart, weights=WEIGHTS))
 
     assert whole["both"] == pytest.approx(parts["one"] + parts["two"], rel=1e-3)

@@ -43,7 +43,7 @@ def test_a_long_prefill_holds_its_windows_open() -> None:
     assert [] == target.settle(ms(5_000))
 
     flight.tick(ms(260), 1)
-    assert [10_000_000, 10_000_000] == [split.window.energy for split in target.settle(ms(5_000))]
+    assert [20_000_000] == [split.window.energy for split in target.settle(ms(5_000))]
 
 
 def test_patience_has_an_end() -> None:

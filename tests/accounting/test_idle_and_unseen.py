@@ -2,11 +2,17 @@
 Idle power is learnt from quiet windows; unseen traffic is what the engine counts in excess.
 """
 
+from dataclasses import replace
+
 from proxy.accounting.activity import Span
-from proxy.accounting.attribution import split
+from proxy.accounting.engine_view import REMEMBERED_SCRAPES
 from proxy.accounting.idle import IdlePower
+from proxy.accounting.reconstruction import UNSEEN_CONTEXT, reconstruct
+from proxy.accounting.samples import Sample
+from proxy.accounting.units import Microjoules
 from proxy.accounting.unseen import EngineCounters, SeenTokens, UnseenTraffic, UnseenWatch
-from tests.accounting.flights import WEIGHTS, ms, stream, window
+from tests.accounting.flights import WEIGHTS, divided, ms, stream, window
+from tests.accounting.scripted import group, opened, read
 
 
 def engine(at_s: float, generation: float, prompt: float = 0, running: float = 1) -> EngineCounters:
@@ -106,7 +112,7 @@ def test_every_stranger_of_a_long_window_pays() -> None:
     """
     spells = [UnseenTraffic(Span(ms(100 * n), ms(100 * n + 100)), 0, 50, 1) for n in range(10)]
 
-    result = split(window(0, 1000, 100.0), [], weights=WEIGHTS, unseen=spells)
+    result = divided(window(0, 1000, 100.0), [], weights=WEIGHTS, unseen=spells)
 
     assert (100_000_000, 0) == (result.unattributed, result.idle)
 
@@ -151,7 +157,7 @@ def test_strangers_pay_into_unattributed() -> None:
     ours = stream("ours", prompt=512, tokens=100, first=0.001, step=10)
     theirs = UnseenTraffic(Span(ms(100), ms(200)), prompt=0, decode=10, sequences=1)
 
-    result = split(window(100, 200, 10.0), [ours], weights=WEIGHTS, unseen=[theirs])
+    result = divided(window(100, 200, 10.0), [ours], weights=WEIGHTS, unseen=[theirs])
 
     assert 0 == result.imbalance
     assert abs(result.unattributed - 5_000_000) < 100_000
@@ -177,3 +183,45 @@ def test_a_strangers_prompt_pays_for_what_was_computed() -> None:
     found = watch.compare(EngineCounters(ms(1000), 1, 0, 0, 1000, 3000), SeenTokens(0, 0, 0))
 
     assert UnseenTraffic(Span(ms(0), ms(1000)), 1000.0, 0.0, 1.0) == found
+
+
+def test_a_strangers_context_has_the_models_window_too() -> None:
+    """
+    Sliding windows cap what is guessed for a sequence that nobody knows.
+    """
+    capped = replace(WEIGHTS, window=128, windowed=1.0)
+    unseen = [UnseenTraffic(Span(ms(0), ms(100)), prompt=10, decode=10, sequences=1)]
+    assert capped.context_of(UNSEEN_CONTEXT) == 128
+
+    (found,) = reconstruct(Span(ms(0), ms(100)), [], weights=capped, unseen=unseen).strangers
+
+    assert (1280, 640) == (found.decode_context, found.prefill_context)
+
+
+def test_strangers_are_bounded_while_no_meter_gives_readings() -> None:
+    """
+    Never one, or none any more: a second of strangers at a time, for ever, takes no room.
+    """
+    for readings_ms in (None, 1000):
+        target = group()
+        if readings_ms is not None:
+            read(target, readings_ms)
+            target.settle(ms(2000))
+        for second in range(500):
+            target.scraped(engine(second, second * 500, running=3), ms(second * 1000))
+            target.settle(ms(second * 1000))
+
+        assert len(target.engine.unseen) == REMEMBERED_SCRAPES
+
+
+def test_a_counter_that_stands_still_teaches_no_idle_power() -> None:
+    """
+    Three seconds without a microjoule, then all of it at once, while a request ran: nothing of that was idle.
+    """
+    target = group()
+    opened(target, stream("r", first=20, step=10, tokens=600, over=False))
+    for at, joules in ((0, 1), (3000, 1), (3100, 301)):
+        target.sampled("m", Sample(ms(at), Microjoules(joules * 1_000_000), 100.0))
+    target.settle(ms(20_000), force=True)
+
+    assert None is target.meters["m"].idle_w

@@ -4,19 +4,18 @@ import csv
 import io
 import json
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import typer
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from proxy.accounting.postings import Posting
 from proxy.commands.report import hour_of, report
-from proxy.commands.statement import draw_up, parts_of
+from proxy.commands.statement import draw_up
 from proxy.stores import open_books, open_store
-from tests.stores.examples import HOUR_NS, NOON_NS, balance, request_row
+from tests.stores.examples import HOUR_NS, NOON_NS, balance, doubtful, request_row
 
 NOON = "2025-10-09T09:00Z"
 MICROJOULES = ("energy_microjoules", "active_microjoules", "loaded_microjoules")
@@ -135,6 +134,7 @@ def test_the_table_shows_figures_accounts_and_that_the_books_balance(ledger_file
     assert [cell.strip() for cell in rows["beta"][2:-1]] == [
         "1",
         "60.000",
+        "—",
         "66.667",
         "0.000017",
         "100",
@@ -148,6 +148,47 @@ def test_the_table_shows_figures_accounts_and_that_the_books_balance(ledger_file
     assert "estimated" not in result.stdout
 
 
+@pytest.fixture
+def doubtful_ledger(tmp_path: Path) -> str:
+    """acme's two requests err apart, beta's alike; one measured meter."""
+    file = str(tmp_path / "ledger.db")
+    with closing(open_store(file)) as ledger:
+        apart = [doubtful(request_row(1_000_000), tilt_j=tilt_j, noise_j2=0.0002) for tilt_j in (0.1, -0.1)]
+        alike = [doubtful(request_row(1_000_000, tenant="beta"), tilt_j=0.1) for _ in range(2)]
+        gauged = replace(balance(4_000_000, 9), absolute_uncertainty=0.05)
+        ledger.post(Posting((gauged,), (*apart, *alike)))
+    return file
+
+
+def test_a_sum_is_known_better_than_its_requests_where_their_errors_cancel(doubtful_ledger: str) -> None:
+    lines = {
+        line["tenant"] or line["line"]: line for line in lines_of(run("--ledger", doubtful_ledger, "--format", "csv"))
+    }
+
+    assert float(lines["acme"]["relative_uncertainty"]) == pytest.approx(0.0004**0.5 / 2)
+    assert float(lines["beta"]["relative_uncertainty"]) == pytest.approx(0.1 * 3**0.5, abs=1e-5)
+    assert lines["idle"]["relative_uncertainty"] == ""
+
+
+def test_the_relative_part_stands_in_each_line_and_the_absolute_part_once(doubtful_ledger: str) -> None:
+    shown = run("--ledger", doubtful_ledger).stdout
+    cells = {line.split("│")[1].strip(): line.split("│")[4].strip() for line in shown.splitlines() if "│" in line}
+    found = json.loads(run("--ledger", doubtful_ledger, "--format", "json").stdout)
+
+    assert (cells["acme"], cells["beta"], cells["idle"]) == ("1 %", "17 %", "")
+    assert " ".join(shown.split()).count("common to all figures: ±5 % (the meters' gain).") == 1
+    assert [row["relative_uncertainty"] for row in found["rows"]] == pytest.approx([0.01, 0.1 * 3**0.5])
+    assert (found["absolute_uncertainty"], found["meters"][0]["absolute_uncertainty"]) == (0.05, 0.05)
+
+
+def test_an_unknown_uncertainty_is_said_to_be_unknown(ledger_file: str) -> None:
+    found = json.loads(run("--ledger", ledger_file, "--format", "json").stdout)
+
+    assert [row["relative_uncertainty"] for row in found["rows"]] == [None, None]
+    assert found["absolute_uncertainty"] is None
+    assert "common to all figures: unknown" in " ".join(run("--ledger", ledger_file).stdout.split())
+
+
 def test_joules_per_output_token_are_undefined_without_output_tokens(tmp_path: Path) -> None:
     file = str(tmp_path / "ledger.db")
     with closing(open_store(file)) as ledger:
@@ -155,7 +196,7 @@ def test_joules_per_output_token_are_undefined_without_output_tokens(tmp_path: P
 
     (line, *_) = lines_of(run("--ledger", file, "--format", "csv"))
     assert (line["completion_tokens"], line["joules_per_output_token"]) == ("", "")
-    assert run("--ledger", file).stdout.count("—") == 3
+    assert run("--ledger", file).stdout.count("—") == 4
 
 
 def test_an_estimated_meter_is_named_below_the_table(tmp_path: Path) -> None:
@@ -226,16 +267,6 @@ def test_what_cannot_be_done_is_refused_with_the_option_and_the_reason(
 )
 def test_a_time_is_a_date_a_time_or_an_age_and_taken_down_to_the_hour(given_time: str, hour: int) -> None:
     assert hour_of(given_time, NOON_NS + HOUR_NS // 2) == hour
-
-
-@given(st.integers(0, 10**18), st.lists(st.integers(0, 10**15), min_size=1).filter(any))
-def test_parts_add_up_exactly_and_miss_their_due_by_less_than_a_microjoule(total: int, weights: list[int]) -> None:
-    parts = parts_of(total, weights)
-
-    assert sum(parts) == total
-    assert all(
-        abs(part * sum(weights) - total * weight) < sum(weights) for part, weight in zip(parts, weights, strict=True)
-    )
 
 
 def test_a_report_by_hour_gives_idle_to_the_requests_of_the_same_hour(ledger_file: str) -> None:

@@ -15,6 +15,7 @@ def shown(ledger: str = "ledger.db", model: str = "m", description: str = "a tes
         pool=SimpleNamespace(members={"b": SimpleNamespace(up=True, models=frozenset({model}))}),
         meters={"b": [meter]},
         settings=SimpleNamespace(policy="weighted", ledger=ledger),
+        step_logs=SimpleNamespace(paths={"b": "/run/steps"}),
     )
     console = Console(file=io.StringIO(), width=200)
     console.print(banner(service, "http://127.0.0.1:8080", "http://127.0.0.1:9464"))

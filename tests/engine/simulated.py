@@ -246,8 +246,10 @@ class _Run:
         server.close()
         for outlet in self._outlets:
             outlet.dropped = True
-        for connection in list(state.connections):
-            connection.transport.abort()
+        for _ in range(3):  # one that was just being accepted shows in the next turn, and is closed in the one after
+            for connection in list(state.connections):
+                connection.transport.abort()
+            await asyncio.sleep(0)
         computing.cancel()
         if state.tasks:
             await asyncio.wait(state.tasks, timeout=5)

@@ -85,6 +85,12 @@ def request_row(
     )
 
 
+def doubtful(row: RequestRow, *, tilt_j: float = 0.0, noise_j2: float = 0.0) -> RequestRow:
+    """The same request, with its doubts as they are added up; prefill and guess have the given tilt."""
+    tilts = {"prefill_tilt_j": tilt_j, "shared_tilt_j": -tilt_j, "unseen_tilt_j": 0.0, "guess_tilt_j": tilt_j}
+    return replace(row, noise_j2=noise_j2, **tilts)
+
+
 def paid(*rows: RequestRow, idle_uj: int = 0, last_counter_uj: int = 1_000) -> Posting:
     """A posting in which these new rows got all their energy at once."""
     energy_uj = sum(row.energy_uj for row in rows)

@@ -29,7 +29,7 @@ def main() -> None:
     dice = random.Random(seed)
     ledger = open_store(url)
     settlement = Settlement("b0")
-    _, settlement.meter_uj = ledger.last_counters().get("nvml:GPU-0", ("", 0))
+    settlement.meter_uj = ledger.last_counter("nvml:GPU-0", "boot-1") or 0
     acknowledged: dict[str, int] = {}
     while True:
         for _ in range(dice.randrange(1, 30)):

@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from proxy.accounting.postings import Posting
 from proxy.stores import open_store
+from proxy.stores.batch import Batch
 from proxy.stores.engines import database_url, reading_engine, writing_engine
 from proxy.stores.ledger import Ledger
 from tests.stores.examples import (
@@ -23,6 +24,7 @@ from tests.stores.examples import (
     NOON_NS,
     Settlement,
     balance,
+    doubtful,
     imbalances,
     law_broken,
     paid,
@@ -177,10 +179,9 @@ def test_counters_continue_after_a_restart_from_what_was_committed(url: str) -> 
         keep(ledger, paid(last_counter_uj=500), paid(last_counter_uj=900))
 
     with closing(open_store(url)) as ledger:
-        assert ledger.last_counters() == {"nvml:GPU-0": ("boot-1", 900)}
         assert ledger.last_counter("nvml:GPU-0", "boot-1") == 900
         assert ledger.last_counter("nvml:GPU-0", "boot-2") is None
-        assert ledger.last_counters(backend="another") == {}
+        assert ledger.last_counter("nvml:GPU-1", "boot-1") is None
 
 
 def test_requests_left_open_by_a_dead_process_become_interrupted_and_keep_their_energy(url: str) -> None:
@@ -201,8 +202,8 @@ def test_a_second_writer_leaves_the_open_requests_of_the_first_alone(url: str) -
             keep(second, paid(request_row(2, request_id="req-2"), last_counter_uj=3))
 
             assert (running, 1) == second.request("req-1")
-            assert first.last_counters() == {"nvml:GPU-0": ("boot-1", 1_000)}
-            assert second.last_counters() == {"nvml:GPU-0": ("boot-1", 3)}
+            assert first.last_counter("nvml:GPU-0", "boot-1") == 1_000
+            assert second.last_counter("nvml:GPU-0", "boot-1") == 3
             assert imbalances(second) == [(0, 0)]
 
 
@@ -228,7 +229,7 @@ def test_postings_made_while_one_is_committed_merge_and_none_is_lost(ledger: Led
     (found,) = ledger.balance()
     assert (found.rows_uj, found.accounts.idle_uj, found.imbalance_uj) == (600, 300, 0)
     assert ledger.merged_postings > 0
-    assert ledger.last_counters() == {"nvml:GPU-0": ("boot-1", 300)}
+    assert ledger.last_counter("nvml:GPU-0", "boot-1") == 300
 
 
 def test_a_commit_whose_answer_was_lost_is_not_applied_twice(url: str) -> None:
@@ -296,6 +297,88 @@ def test_retired_rows_leave_their_sums_behind_to_the_microjoule(ledger: Ledger) 
     assert rows[:3:-1] == ledger.requests(None, 100)
     assert before == {by: ledger.summary(by) for by in ("model", "tenant", "backend", "hour")}
     assert imbalances(ledger) == [(0, 0)]
+
+
+def test_what_cancels_between_requests_is_not_in_the_doubt_about_their_sum(ledger: Ledger) -> None:
+    """Rule of sums: tilts add with their signs, noise adds in quadrature, and a total is what its rows make."""
+    dear = doubtful(request_row(1_000_000), tilt_j=0.3, noise_j2=0.01)
+    cheap = doubtful(request_row(1_000_000), tilt_j=-0.3, noise_j2=0.01)
+
+    keep(ledger, paid(dear, cheap))
+
+    (total,) = ledger.summary("tenant")
+    assert total.relative_uncertainty == pytest.approx(0.02**0.5 / 2)
+
+
+def test_doubts_of_different_backends_add_up_because_nobody_knows_whether_they_err_alike(ledger: Ledger) -> None:
+    dear = doubtful(request_row(1_000_000), tilt_j=0.3)
+    cheap = doubtful(request_row(1_000_000, backend="b1"), tilt_j=-0.3)
+
+    keep(ledger, Posting((balance(1_000_000), balance(1_000_000, backend="b1")), (dear, cheap)))
+
+    (total,) = ledger.summary("tenant")
+    assert total.uncertainty_uj == pytest.approx(sum(found.uncertainty_uj or 0 for found in ledger.summary("backend")))
+    assert total.relative_uncertainty == pytest.approx((3 * 0.3**2) ** 0.5)
+
+
+def test_a_sum_with_a_request_of_unknown_doubt_has_none(ledger: Ledger) -> None:
+    """Rows of before the doubts were kept, and of a policy's own making."""
+    keep(ledger, paid(doubtful(request_row(5)), request_row(5)))
+
+    (total,) = ledger.summary("tenant")
+    assert total.relative_uncertainty is None
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_retired_rows_leave_their_doubts_behind(ledger: Ledger, known: bool) -> None:
+    """Retired twice, so that one hour's totals are made and then added to."""
+    rows = [doubtful(request_row(1_000_000), tilt_j=0.1 * n, noise_j2=0.01 * n) for n in range(1, 5)]
+    rows[1] = rows[1] if known else request_row(1_000_000)
+    before = []
+    for some in (rows[:2], rows[2:]):
+        keep(ledger, paid(*some))
+        before = [total.relative_uncertainty for total in ledger.summary("model")]
+        assert ledger.retire(NOON_NS + 1, WAIT_S)
+
+    assert ledger.requests(None, 10) == []
+    (after,) = ledger.summary("model")
+    assert after.relative_uncertainty == (pytest.approx(before[0]) if known else None)
+    assert (after.relative_uncertainty is None) != known
+
+
+def test_folded_rows_leave_their_doubts_behind() -> None:
+    batch = Batch()
+    batch.add(paid(*(doubtful(request_row(10), tilt_j=0.5, noise_j2=0.25) for _ in range(3))), hour=0)
+    batch.fold(1, keep=())
+    ((key, total),) = batch.folded.items()
+    assert (total["requests"], total["guess_tilt_j"], total["noise_j2"]) == (2, 1.0, 0.5)
+
+    batch.add(paid(request_row(10)), hour=0)
+    batch.fold(0, keep=())
+    assert batch.folded[key] | {"noise_j2": None, "guess_tilt_j": None} == batch.folded[key]
+
+
+def test_a_meters_absolute_uncertainty_is_kept_with_it(ledger: Ledger) -> None:
+    gauged = replace(balance(idle_uj=1), absolute_uncertainty=0.05)
+
+    keep(ledger, Posting((gauged, balance(idle_uj=1, meter="nvml:GPU-1"))))
+
+    (found,) = ledger.meters().values()
+    assert [meter.absolute_uncertainty for meter in found] == [0.05, None]
+
+
+def test_retry_every_attempt_has_its_own_ledger_row_linked_by_request_id(ledger: Ledger) -> None:
+    """Case rule: retry: every attempt has its own ledger row, linked by request id; the last one is the request."""
+    failed = request_row(7, row="a1", outcome="partial", backend="b0", started_at_unix_ns=NOON_NS)
+    answered = request_row(30, row="a2", backend="b1", started_at_unix_ns=NOON_NS + 5)
+    other = balance(30, backend="b1", meter="nvml:GPU-1")
+
+    keep(ledger, Posting((balance(7), other), (failed, answered)))
+
+    assert ledger.request("req-1") == (answered, 2)
+    assert ledger.requests(None, 10) == [answered, failed]
+    assert [(total.keys, total.energy_uj) for total in ledger.summary("backend")] == [(("b1",), 30), (("b0",), 7)]
+    assert imbalances(ledger) == [(0, 0), (0, 0)]
 
 
 def test_open_requests_are_never_retired(ledger: Ledger) -> None:

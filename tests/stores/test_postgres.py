@@ -82,6 +82,7 @@ def test_several_proxies_begin_and_write_one_ledger_at_the_same_time(postgres_se
     (found,) = ledgers[0].balance()
     assert (found.rows_uj, found.accounts.idle_uj, found.imbalance_uj) == (1000, 400, 0)
     assert len(found.meters) == 4
-    assert ledgers[2].last_counters() == {"nvml:GPU-3": ("boot-1", 100)}
+    assert ledgers[2].last_counter("nvml:GPU-3", "boot-1") == 100
+    assert ledgers[2].last_counter("nvml:GPU-2", "boot-1") is None
     for ledger in ledgers:
         ledger.close()

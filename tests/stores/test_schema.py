@@ -1,4 +1,4 @@
-"""The tables: they refuse what breaks the law, and a ledger of another version is left alone."""
+"""The tables: they refuse what breaks the law; an older ledger is upgraded, an unknown one left alone."""
 
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +11,10 @@ from sqlalchemy.exc import IntegrityError
 from proxy.errors import ConfigurationError
 from proxy.stores import open_books, open_store
 from proxy.stores.engines import database_url
-from proxy.stores.schema import ACCOUNTS, accounts, metadata, requests
+from proxy.stores.schema import ACCOUNTS, SPREAD, accounts, metadata, requests
+from tests.stores.examples import HOUR_NS, NOON_NS, doubtful, imbalances, paid, request_row
+
+WAIT_S = 20.0
 
 
 def test_the_database_itself_refuses_accounts_that_miss_the_meter(url: str) -> None:
@@ -30,8 +33,8 @@ def test_the_database_itself_refuses_phases_that_miss_the_energy(url: str) -> No
     values: dict[str, Any] = {
         column.name: 5 if column.name.endswith(("_uj", "_ns")) else "x" for column in requests.columns
     }
-    values |= {"id": 1, "stream": True, "estimated": False, "relative_uncertainty": None, "http_status": None}
-    values |= dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens"))
+    values |= {"id": 1, "stream": True, "estimated": False}
+    values |= {column.name: None for column in requests.columns if column.nullable}
 
     with pytest.raises(IntegrityError, match="phases_add_up"), engine.begin() as connection:
         connection.execute(insert(requests).values(values))
@@ -69,9 +72,83 @@ def test_a_ledger_of_another_schema_version_is_refused_by_writer_and_reader(url:
         connection.execute(update(metadata.tables["meta"]).values(value="0"))
     engine.dispose()
 
-    with pytest.raises(ConfigurationError, match="schema version 0, this program knows 1"):
+    with pytest.raises(ConfigurationError, match="schema version 0, this program knows 2"):
         open_store(url)
-    with pytest.raises(ConfigurationError, match="schema version 0, this program knows 1"):
+    with pytest.raises(ConfigurationError, match="schema version 0, this program knows 2"):
+        open_books(url)
+
+
+ADDED_BY_2 = {
+    "meters": ("absolute_uncertainty",),
+    "requests": ("absolute_uncertainty", *SPREAD),
+    "retired": SPREAD,
+}
+
+
+def as_version_1(url: str) -> None:
+    """Takes away what version 2 added, so that the ledger is as version 1 made it."""
+    engine = create_engine(database_url(url))
+    with engine.begin() as connection:
+        for table, columns in ADDED_BY_2.items():
+            for column in columns:
+                connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+        connection.execute(update(metadata.tables["meta"]).values(value="1"))
+    engine.dispose()
+
+
+def test_a_ledger_of_version_1_is_upgraded_in_place_and_loses_nothing(url: str) -> None:
+    """Its rows, totals, meters and counters are there; what it never knew is unknown, and new rows know it."""
+    old = request_row(30)
+    with closing(open_store(url)) as ledger:
+        ledger.post(paid(old, request_row(4, started_at_unix_ns=NOON_NS - 2 * HOUR_NS), last_counter_uj=77))
+        assert ledger.flush(WAIT_S)
+        assert ledger.retire(NOON_NS - HOUR_NS, WAIT_S)
+    as_version_1(url)
+
+    for _ in range(2):
+        with closing(open_store(url)) as ledger:
+            assert ledger.request("req-1") == (old, 1)
+            assert ledger.last_counter("nvml:GPU-0", "boot-1") == 77
+            assert [(t.energy_uj, t.requests, t.relative_uncertainty) for t in ledger.summary("tenant")] == [
+                (34, 2, None)
+            ]
+            assert [meter.absolute_uncertainty for meter in ledger.meters()["b0"]] == [None]
+            assert imbalances(ledger) == [(0, 0)]
+
+    new = doubtful(request_row(1_000_000, tenant="new", request_id="new"), noise_j2=0.01)
+    with closing(open_store(url)) as ledger:
+        ledger.post(paid(new))
+        assert ledger.flush(WAIT_S)
+        assert ledger.request("new") == (new, 1)
+        assert [t.relative_uncertainty for t in ledger.summary("tenant")] == [pytest.approx(0.1), None]
+
+
+def test_an_upgraded_ledger_has_the_columns_of_a_new_one(url: str, tmp_path: Path) -> None:
+    """Same names and kinds in every table; their order does not matter."""
+    open_store(url).close()
+    engine = create_engine(database_url(url))
+
+    def columns() -> dict[str, set[tuple[str, str, bool]]]:
+        found = inspect(engine)
+        return {
+            table: {(c["name"], str(c["type"]), bool(c["nullable"])) for c in found.get_columns(table)}
+            for table in metadata.tables
+        }
+
+    made = columns()
+    as_version_1(url)
+    assert columns() != made
+    open_store(url).close()
+
+    assert columns() == made
+    engine.dispose()
+
+
+def test_a_reader_does_not_upgrade_a_ledger_but_says_what_does(url: str) -> None:
+    open_store(url).close()
+    as_version_1(url)
+
+    with pytest.raises(ConfigurationError, match="schema version 1; `jouleproxy serve` upgrades it to 2"):
         open_books(url)
 
 

@@ -74,3 +74,31 @@ def test_reads_what_the_simulated_engine_writes() -> None:
     batch.counters.generated, batch.counters.prompt_computed, batch.counters.prompt_cached = 5, 4, 3
 
     assert read_counters(exposition(batch, "m").encode(), AT) == EngineCounters(AT, 0.0, 0.0, 5.0, 4.0, 3.0)
+
+
+CACHE = (
+    b'vllm:cache_config_info{_block_size_resolved="True",block_size="32",effective_attention_block_size="64",'
+    b'enable_prefix_caching="True",engine="0",kv_cache_size_tokens="%s",mamba_block_size="None",'
+    b'num_cpu_blocks="None",num_gpu_blocks="8192"} 1.0\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "tokens"),
+    [
+        (b"", None),
+        (CACHE % b"262000", 262_000),
+        (CACHE % b"None", 8192 * 32),
+        (CACHE.replace(b"kv_cache_size_tokens", b"other") % b"1", 8192 * 32),
+        ((CACHE % b"None").replace(b'"8192"', b'"None"'), None),
+        ((CACHE % b"1000").replace(b'_caching="True"', b'_caching="False"'), 0),
+        (CACHE % b"1000" + (CACHE % b"500").replace(b'engine="0"', b'engine="1"'), 1500),
+    ],
+    ids=["not told", "tokens", "blocks", "older", "not yet known", "off", "two engines"],
+)
+def test_the_cache_has_room_for_so_many_tokens(lines: bytes, tokens: float | None) -> None:
+    """As the engine's settings say; none at all where prefix caching is off."""
+    found = read_counters(PAGE + lines, AT)
+
+    assert found is not None
+    assert found.cache_capacity_tokens == tokens

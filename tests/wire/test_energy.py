@@ -11,8 +11,8 @@ from proxy.wire.energy import as_json, comment, energy_object, error_body, heade
 
 KEYS = [
     *("request_id", "energy_joules", "energy_kwh", "avg_power_watts", "duration_seconds"),
-    *("attribution_method", "attribution_ratio", "status", "grade", "estimated", "relative_uncertainty"),
-    *("phases", "tokens"),
+    *("attribution_method", "attribution_ratio", "status", "grade", "estimated"),
+    *("relative_uncertainty", "absolute_uncertainty", "phases", "tokens"),
 ]
 
 
@@ -44,6 +44,14 @@ def test_every_unit_says_the_same() -> None:
     assert energy["attribution_ratio"] == 0.25
     assert energy["phases"] == {"prefill": 0.5, "decode": 1.0, "shared": 0.5}
     assert energy["tokens"] == {"prompt": 10, "cached": 4, "completion": 2}
+
+
+def test_a_figure_carries_its_relative_and_its_absolute_part() -> None:
+    """To three digits; null where it is not known."""
+    energy = made(relative_uncertainty=0.0234567, absolute_uncertainty=0.05)
+
+    assert (energy["relative_uncertainty"], energy["absolute_uncertainty"]) == (0.0235, 0.05)
+    assert (made()["relative_uncertainty"], made()["absolute_uncertainty"]) == (None, None)
 
 
 def test_unknown_energy_is_null_everywhere() -> None:

@@ -1,0 +1,48 @@
+"""How many sequences the engine held at each instant of a window, and what part of a step one of them was."""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import pairwise
+
+from proxy.accounting.activity import Span, union
+from proxy.accounting.units import Nanoseconds
+
+
+class Crowd:
+    """The integral of 1/n over a window; n counts sequences.
+
+    covered_ns: time in which there was anybody.
+    """
+
+    def __init__(self, window: Span, presences: Iterable[tuple[Span, float]]) -> None:
+        change: dict[Nanoseconds, float] = {window.start: 0.0, window.end: 0.0}
+        for span, sequences in presences:
+            change[span.start] = change.get(span.start, 0.0) + sequences
+            change[span.end] = change.get(span.end, 0.0) - sequences
+        self._edges = sorted(change)
+        self._rates: list[float] = []
+        self._integral = [0.0]
+        self.covered_ns = 0
+        held = 0.0
+        for edge, following in pairwise(self._edges):
+            held += change[edge]
+            occupied = held > 1e-9
+            self.covered_ns += (following - edge) if occupied else 0
+            self._rates.append(1.0 / held if occupied else 0.0)
+            self._integral.append(self._integral[-1] + self._rates[-1] * (following - edge))
+        self._last = len(self._rates) - 1
+
+    @property
+    def covered(self) -> tuple[Span, ...]:
+        """When there was anybody."""
+        edges = zip(pairwise(self._edges), self._rates, strict=True)
+        return union(pair for pair, rate in edges if rate > 0)
+
+    def up_to(self, instant: Nanoseconds) -> float:
+        """Nanoseconds times 1/n from the window's start to an instant inside the window."""
+        index = min(bisect_right(self._edges, instant) - 1, self._last)
+        return self._integral[index] + self._rates[index] * (instant - self._edges[index])
+
+    def mean_share(self, span: Span) -> float:
+        """Time mean of 1/n over a span inside the window."""
+        return (self.up_to(span.end) - self.up_to(span.start)) / span.length

@@ -1,0 +1,119 @@
+"""How a group divides one window: on what facts, with which weights, and what it learns from the outcome."""
+
+from dataclasses import dataclass, replace
+
+from proxy.accounting.activity import Activity, Span
+from proxy.accounting.attribution import Policy, Split, split
+from proxy.accounting.engine_view import EngineView
+from proxy.accounting.fitting import Fit
+from proxy.accounting.flight import Flight
+from proxy.accounting.grading import Grading
+from proxy.accounting.meter_state import MeterState
+from proxy.accounting.reconstruction import reconstruct
+from proxy.accounting.samples import Window
+from proxy.accounting.step_book import StepBook
+from proxy.accounting.uncertainty import Doubts, WindowNoise, doubts
+from proxy.accounting.units import Microjoules, Nanoseconds, joules
+from proxy.accounting.weights import Weights
+
+FADE = 0.98
+"""What a window leaves of the sums that make kappa: about the last fifty windows count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What is known of a group's part of a window on a shared meter before the group divides it.
+
+    activity: the group's own. idle: so much of the part is. alone: nobody else worked, so that the rest is measured.
+    """
+
+    activity: Activity
+    idle: Microjoules
+    alone: bool
+
+
+class Divider:
+    """Weights, policy and grade of one group.
+
+    engine, steps: where the facts come from; the step log goes first. meters: how many meters see the same work.
+    """
+
+    def __init__(
+        self, *, prior: Weights, policy: Policy, grading: Grading, engine: EngineView, steps: StepBook, meters: int
+    ) -> None:
+        self.policy = policy
+        self.grading = grading
+        self.fit = Fit(prior)
+        self._engine = engine
+        self._steps = steps
+        self._meters = meters
+        self._noise = WindowNoise()
+        self._measured_j = self._predicted_j = 0.0
+
+    @property
+    def weights(self) -> Weights:
+        """What work is predicted with."""
+        return self.fit.weights
+
+    @property
+    def evens_out(self) -> bool:
+        """Whether charges are evened out between windows: only with weights that nothing speaks against."""
+        return self.policy == "weighted" and self.fit.trusted
+
+    @property
+    def kappa(self) -> float | None:
+        """Measured over predicted joules of recent windows, as a ratio of fading sums; None before there was work."""
+        return self._measured_j / self._predicted_j if self._predicted_j > 0 else None
+
+    @property
+    def doubts(self) -> Doubts:
+        """How far what goes into a split may be off just now."""
+        return doubts(self.grading.now, trust=1.0 if self.fit.in_use else 0.0, sensor_noise=self._noise.relative)
+
+    def divide(self, window: Window, state: MeterState, flights: list[Flight], given: Given | None = None) -> Split:
+        """Divides a measured window of one meter among the flights, and learns from it.
+
+        given: the window is a part of one that other groups have had theirs of; what is idle in it is settled.
+        """
+        if given is None:
+            activity = self.activity(window, flights)
+            result = self._split(window, activity, state)
+            state.idle.ran(window, nothing=activity.covered_ns == 0 and not self._engine.busy)
+        else:
+            activity = given.activity
+            rest = replace(window, energy=Microjoules(window.energy - given.idle))
+            busy = replace(activity, covered_ns=window.end - window.start)
+            result = replace(self._split(rest, busy, state), window=window, idle=given.idle, activity=activity)
+        self.grading.note(activity)
+        if result.predicted_j > 0:
+            self._learn(result, activity, measured=given is None or given.alone)
+        return result
+
+    def _split(self, window: Window, activity: Activity, state: MeterState) -> Split:
+        return split(
+            window,
+            activity,
+            weights=self.weights,
+            policy=self.policy,
+            idle_w=state.idle.watts,
+            true_up=state.true_up if self.evens_out else None,
+        )
+
+    def activity(self, window: Window, flights: list[Flight]) -> Activity:
+        """Who did what in a window that is ready to be divided."""
+        span = Span(window.start, window.end)
+        if self._steps.covers(span, flights):
+            return self._steps.activity(span, flights, self.weights)
+        engine = self._engine
+        held = engine.taken_up(flights, self.weights)
+        return reconstruct(span, held, weights=self.weights, unseen=engine.unseen, pace=engine.pace)
+
+    def _learn(self, result: Split, activity: Activity, *, measured: bool) -> None:
+        length = Nanoseconds(result.window.end - result.window.start)
+        if measured:
+            # Of several meters each sees a part of the same work; the fit must see all of it.
+            self.fit.observe(activity.total(), result.active * self._meters, length)
+        predicted_j = result.predicted_j / self._meters
+        self._noise.learn(result.active, predicted_j, self.kappa)
+        self._measured_j = FADE * self._measured_j + joules(result.active)
+        self._predicted_j = FADE * self._predicted_j + predicted_j

@@ -1,0 +1,214 @@
+"""Who did what in a window, inferred from token times (grade B).
+
+Without a step log the engine's steps are read off the tokens: a stream gives one token per sequence and step, so
+its own tokens are its steps; a prefill lives through the steps of the streams beside it. Source of the rules:
+research on attribution without a step log (section 6.4).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import ceil
+
+from proxy.accounting import experts
+from proxy.accounting.activity import Activity, Span, Work, presence
+from proxy.accounting.crowd import Crowd
+from proxy.accounting.flight import Flight
+from proxy.accounting.step_clock import ONE_BY_ONE, Pace, StepClock
+from proxy.accounting.units import SECOND, Nanoseconds
+from proxy.accounting.unseen import UnseenTraffic
+from proxy.accounting.weights import Weights
+
+BATCHED_TOKENS = 2048
+"""vLLM's default budget of prompt tokens per step (max_num_batched_tokens of the online server)."""
+UNSEEN_CONTEXT = 512
+"""Context guessed for a sequence nobody here knows; only the split between it and the others depends on it."""
+
+
+def prefill_s(flight: Flight, weights: Weights) -> float:
+    """Seconds that the flight's prefill takes by itself, as predicted."""
+    return weights.step_s * max(1, ceil(flight.computed / BATCHED_TOKENS)) + weights.token_s * flight.computed
+
+
+def prefill_span(flight: Flight, weights: Weights, now: Nanoseconds) -> Span | None:
+    """From schedule to first token; for silent answers predicted from the weights' times, within what is known.
+
+    A silent answer that is over divides its time between prefill and decode as predicted.
+    """
+    start = flight.start
+    if flight.first is not None:
+        end = flight.first
+    elif not flight.silent:
+        end = now if flight.ended is None else flight.ended
+    else:
+        predicted = prefill_s(flight, weights)
+        steps = (flight.completion_tokens or 0) / flight.sequences
+        if flight.ended is None:
+            end = Nanoseconds(start + round(predicted * 1e9))
+        else:
+            part = predicted / (predicted + max(0.0, steps - 1) * (weights.step_s + weights.token_s))
+            end = Nanoseconds(start + round((flight.ended - start) * part))
+    return Span(start, Nanoseconds(end)) if end > start else None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What all requests of a window have in common. clock: None where only one of them is looked at."""
+
+    window: Span
+    crowd: Crowd
+    weights: Weights
+    clock: StepClock | None
+    pace: Pace = ONE_BY_ONE
+
+
+def reconstruct(
+    window: Span,
+    flights: Iterable[Flight],
+    *,
+    weights: Weights,
+    unseen: Sequence[UnseenTraffic] = (),
+    pace: Pace = ONE_BY_ONE,
+) -> Activity:
+    """The activity of a window, ordered by row; flights that the engine did not hold in it are left out."""
+    present, spans = [], []
+    for flight in sorted(flights, key=lambda one: one.row):
+        where = presence(flight, window)
+        if where is not None:
+            present.append(flight)
+            spans.append((where, float(flight.sequences)))
+    strangers = [(one, where) for one in unseen if (where := one.span.within(window)) is not None]
+    crowd = Crowd(window, [*spans, *((where, one.sequences) for one, where in strangers)])
+    reading = Reading(window, crowd, weights, StepClock(present, window, pace), pace)
+    works = [work_of(flight, where, reading) for flight, (where, _) in zip(present, spans, strict=True)]
+    unknown = [_of_stranger(one, where, reading) for one, where in strangers]
+    if weights.experts and crowd.covered_ns:
+        every = [*works, *unknown]
+        experts.infer(every, weights.touched, sum(work.present_ns for work in every) / crowd.covered_ns)
+    return Activity(present, works, unknown, crowd.covered_ns, covered=crowd.covered)
+
+
+def work_of(flight: Flight, held: Span, reading: Reading) -> Work:
+    """One flight's work in a window in which the engine held it during `held`."""
+    window = reading.window
+    work = Work(present_ns=float(held.length * flight.sequences))
+    if flight.first is None or flight.first > window.start or flight.silent:
+        prefill = prefill_span(flight, reading.weights, window.end)
+        part = prefill.within(window) if prefill else None
+        if prefill and part:
+            _add_prefill(work, flight, prefill, part, reading)
+    if flight.silent:
+        _add_silent_decode(work, flight, reading)
+    else:
+        _add_ticks(work, flight, reading)
+    return work
+
+
+def _add_prefill(work: Work, flight: Flight, span: Span, part: Span, reading: Reading) -> None:
+    low, high = (part.start - span.start) / span.length, (part.end - span.start) / span.length
+    # Without a first token nobody knows how far the prefill is: it holds its place in the steps, no more.
+    begun = flight.first is not None or flight.silent or flight.ended is not None
+    tokens = float(flight.computed) if begun else 0.0
+    if flight.first is None and flight.ended is not None and not flight.silent:
+        # It left before its first token: no more than there was time for.
+        tokens *= min(1.0, span.length / SECOND / prefill_s(flight, reading.weights))
+    if begun:
+        cached, uncached = flight.cached / flight.prompts, flight.uncached / flight.prompts
+        context = reading.weights.prefill_context(cached + uncached * low, uncached * (high - low))
+        work.prefill += tokens * (high - low)
+        work.prefill_context += context * (tokens / uncached if uncached else 0.0)
+        work.tokens += flight.prompt * (high - low)
+    steps = reading.clock.steps(part) if reading.clock else None
+    if steps is None:
+        steps = max(1, ceil(tokens / BATCHED_TOKENS)) * (high - low)
+    share = steps * reading.crowd.mean_share(part) * flight.sequences
+    work.steps += share
+    if reading.weights.experts:
+        work.experts += share
+    if not flight.silent or flight.ended is not None:
+        first = flight.sequences if flight.completion_tokens else 0
+        work.tokens += first * (high - low)
+        work.output_tokens += first * (high - low)
+
+
+def _add_ticks(work: Work, flight: Flight, reading: Reading) -> None:
+    """The decode of a stream; the first token of a sequence belongs to its prefill.
+
+    Called for every stream of every window, so it is one plain loop.
+    """
+    ticks = flight.ticks
+    if len(ticks) < 2 or ticks[-1].at <= reading.window.start:
+        return
+    start, end, up_to = reading.window.start, reading.window.end, reading.crowd.up_to
+    tokens = steps = 0.0
+    first_made = last_made = 0.0
+    (at, made), reached, integral = ticks[0], None, 0.0
+    for next_at, next_made in islice(ticks, 1, None):
+        if at >= end:
+            break
+        if next_at > start and next_at > at:
+            low, high = (at if at > start else start), (next_at if next_at < end else end)
+            if reached != low:
+                integral = up_to(low)
+            after = up_to(high)
+            per_ns = (next_made - made) / (next_at - at)
+            if not tokens:
+                first_made = made + per_ns * (low - at)
+            tokens += per_ns * (high - low)
+            steps += per_ns * (after - integral)
+            last_made = made + per_ns * (high - at)
+            reached, integral = high, after
+        at, made = next_at, next_made
+    if tokens:
+        _add_decode(work, flight, tokens, (first_made + last_made) / 2, steps, reading)
+
+
+def _add_silent_decode(work: Work, flight: Flight, reading: Reading) -> None:
+    """The decode of an answer whose token times are unknown: even, over what its prefill leaves."""
+    weights, window = reading.weights, reading.window
+    prefill = prefill_span(flight, weights, window.end)
+    start = flight.sent if prefill is None else prefill.end
+    if flight.ended is not None:
+        rest = max(0.0, float(flight.completion_tokens or 0) - flight.sequences)
+        before = float(flight.completion_tokens or 0) - rest
+        span = Span(start, flight.ended)
+    elif flight.decodes and window.end > start:
+        # Open: as many tokens as the engine makes steps, so far as anybody tells.
+        per_ns = (reading.clock and reading.clock.rate) or 1e-9 / (weights.step_s + weights.token_s)
+        span, before = Span(start, window.end), float(flight.sequences)
+        rest = per_ns * reading.pace.tokens_per_step * span.length * flight.sequences
+    else:
+        return
+    inside = span.within(window) if span.length > 0 else None
+    if inside is None or not rest:
+        return
+    low, high = (inside.start - span.start) / span.length, (inside.end - span.start) / span.length
+    tokens, share = rest * (high - low), reading.crowd.mean_share(inside)
+    _add_decode(work, flight, tokens, before + rest * (low + high) / 2, tokens * share, reading)
+
+
+def _add_decode(work: Work, flight: Flight, tokens: float, made: float, steps: float, reading: Reading) -> None:
+    """made: tokens of all sequences that are there half-way. steps: the tokens' sum of 1/n."""
+    pace = reading.pace
+    positions = tokens * pace.positions_per_token
+    context = flight.prompt / flight.prompts + made / flight.sequences
+    work.decode += positions
+    work.decode_context += positions * reading.weights.context_of(context)
+    work.steps += steps / pace.tokens_per_step
+    work.tokens += tokens
+    work.output_tokens += tokens
+
+
+def _of_stranger(unseen: UnseenTraffic, inside: Span, reading: Reading) -> Work:
+    part = inside.length / unseen.span.length
+    prompt, decode = unseen.prompt * part, unseen.decode * part
+    return Work(
+        prefill=prompt,
+        prefill_context=prompt * reading.weights.context_of(UNSEEN_CONTEXT) / 2,
+        decode=decode,
+        decode_context=decode * reading.weights.context_of(UNSEEN_CONTEXT),
+        steps=decode * reading.crowd.mean_share(inside),
+        tokens=prompt + decode,
+        output_tokens=decode,
+        present_ns=inside.length * unseen.sequences,
+    )

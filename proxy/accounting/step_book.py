@@ -1,0 +1,236 @@
+"""Who did what in a window, by the engine's own step log (grade A).
+
+Each step is spread over the windows it overlaps, by time; a pause over which some request went on running belongs to
+the step after it. Whoever cannot be joined to a request did not come through here.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from proxy.accounting import experts
+from proxy.accounting.activity import Activity, Span, Work, union
+from proxy.accounting.flight import Flight
+from proxy.accounting.step_names import SequenceNames
+from proxy.accounting.steps import EngineStep
+from proxy.accounting.units import MILLISECOND, SECOND, Nanoseconds
+from proxy.accounting.weights import Weights
+
+BREATH = Nanoseconds(2 * MILLISECOND)
+"""A pause between steps shorter than this is the engine's own work, whoever was in them."""
+SILENCE = Nanoseconds(SECOND // 2)
+"""Tokens that arrive so long after the last step heard of mean that the log has broken off."""
+REMEMBERED_STEPS = 8_000
+"""A minute or two of steps: what is kept while no meter gives readings to divide."""
+State = Literal["unheard", "live", "silent"]
+
+
+@dataclass(slots=True)
+class EngineLog:
+    """The steps of one engine process that may lie in windows not divided yet, in order.
+
+    broken: tokens went on arriving after its last step.
+    """
+
+    boot: int
+    number: int
+    reached: Nanoseconds
+    broken: bool = False
+    steps: deque[EngineStep] = field(default_factory=deque)
+
+    def took(self, step: EngineStep) -> None:
+        """The next step; a pause before it is part of it if a request went on over it, and no step was lost in it."""
+        before = self.steps[-1] if self.steps else None
+        pause = step.start - self.reached
+        told = step.boot == self.boot and step.number == self.number + 1
+        if before is not None and told and pause > 0 and (pause < BREATH or _same_request(before, step)):
+            step = step._replace(start=self.reached)
+        self.boot, self.number, self.reached, self.broken = step.boot, step.number, step.end, False
+        if step.sequences:
+            self.steps.append(step)
+
+
+def _same_request(before: EngineStep, after: EngineStep) -> bool:
+    return not {one.name for one in before.sequences}.isdisjoint(one.name for one in after.sequences)
+
+
+class StepBook:
+    """All that one backend's engines have logged and that is still of use.
+
+    lost: steps that were not told, as the gaps in their numbers say. request_ids: see SequenceNames.
+    """
+
+    def __init__(self, request_ids: Callable[[str], Iterable[str]]) -> None:
+        self.names = SequenceNames(request_ids)
+        self.lost = 0
+        self._since: Nanoseconds | None = None
+        self._logs: dict[int, EngineLog] = {}
+        self._holes: list[Span] = []
+        self._engines_of: dict[str, set[int]] = {}
+        self._begun: deque[tuple[Nanoseconds, str, int]] = deque()
+
+    def listens(self, since: Nanoseconds) -> None:
+        """From then on all that an engine tells is heard; not told so, knowledge begins with the first step heard."""
+        self._since = since
+
+    def take(self, step: EngineStep) -> None:
+        """A step was logged."""
+        log = self._logs.get(step.engine)
+        if log is None:
+            began = step.start if self._since is None else min(self._since, step.start)
+            self._missed(Nanoseconds(0), began if step.number > 1 else Nanoseconds(0))
+            log = self._logs[step.engine] = EngineLog(step.boot, step.number, step.start)
+        elif log.boot != step.boot:
+            # What the old process did last it could not tell any more.
+            self._missed(log.reached, step.start)
+            self.lost += step.number - 1
+        elif step.number != log.number + 1:
+            self.lost += max(0, step.number - log.number - 1)
+            self._missed(log.reached, step.start)
+        log.took(step)
+        if len(log.steps) > REMEMBERED_STEPS:
+            forgotten = log.steps[REMEMBERED_STEPS // 8].end
+            self.forget_before(forgotten)
+            self._missed(Nanoseconds(0), forgotten)
+        for sequence in step.sequences:
+            if self.names.is_new(sequence.name):
+                first = self.names.join(sequence.name, step.start)
+                # A prompt is read once for each answer to it, but its tokens count once.
+                self._begun.append((step.end, sequence.name, sequence.before if first else 0))
+                row = self.names.row_of(sequence.name)
+                if row is not None:
+                    self._engines_of.setdefault(row, set()).add(step.engine)
+
+    def _missed(self, start: Nanoseconds, end: Nanoseconds) -> None:
+        if end > start:
+            self._holes.append(Span(start, end))
+
+    def opened(self, flight: Flight) -> None:
+        """A request was sent."""
+        self.names.opened(flight)
+
+    def closed(self, flight: Flight) -> None:
+        """The request is settled."""
+        self.names.closed(flight)
+        self._engines_of.pop(flight.row, None)
+
+    @property
+    def heard(self) -> bool:
+        """Whether the log is there, as far as anybody knows."""
+        return self.state == "live"
+
+    @property
+    def state(self) -> State:
+        """unheard: no step was ever told; silent: none is told any more, although tokens arrive; else live."""
+        if not self._logs:
+            return "unheard"
+        return "silent" if any(log.broken for log in self._logs.values()) else "live"
+
+    def knows(self, window: Span, flights: Iterable[Flight]) -> bool:
+        """Whether all of a window has been told: every engine that any of the flights may be in has told of later."""
+        if self._holed(window) or not self._logs:
+            return False
+        behind = {engine for engine, log in self._logs.items() if log.reached < window.end}
+        if not behind:
+            return True
+        if len(behind) == len(self._logs):
+            return False
+        running = [
+            f for f in flights if f.metered_work and f.sent < window.end and (f.ended or window.end) >= window.end
+        ]
+        return not any(behind & self._engines_of.get(flight.row, behind) for flight in running)
+
+    def tells(self, window: Span) -> bool:
+        """Whether the log is there and nothing is missing of the window so far."""
+        return self.heard and not self._holed(window)
+
+    def _holed(self, window: Span) -> bool:
+        return any(hole.within(window) is not None for hole in self._holes)
+
+    def covers(self, window: Span, flights: Iterable[Flight]) -> bool:
+        """Whether the log holds all that happened in the window; asked once the window is ready to be divided."""
+        if not self._logs or self._holed(window):
+            return False
+        self.notice(flights)
+        return all(log.reached >= window.end or not log.broken for log in self._logs.values())
+
+    def notice(self, flights: Iterable[Flight]) -> None:
+        """Looks whether tokens of some flight have gone on arriving after its engine's last step."""
+        if not self._logs:
+            return
+        for flight in flights:
+            heard = flight.ended if flight.silent and flight.outcome == "ok" else flight.last
+            if heard is None or not flight.metered_work:
+                continue
+            # One that no step has held may be in any engine; children of one may be in several.
+            logs = [self._logs[engine] for engine in self._engines_of.get(flight.row, self._logs)]
+            if heard > max(log.reached for log in logs) + SILENCE:
+                for log in logs:
+                    log.broken = True
+
+    def forget_before(self, instant: Nanoseconds) -> None:
+        """Drops what no window needs any more."""
+        for log in self._logs.values():
+            # The last one stays: a pause after it may belong to the next step.
+            while len(log.steps) > 1 and log.steps[0].end <= instant:
+                log.steps.popleft()
+        while self._begun and self._begun[0][0] <= instant:
+            self._begun.popleft()
+        if self._holes:
+            self._holes = [hole for hole in self._holes if hole.end > instant]
+
+    def activity(self, window: Span, flights: Iterable[Flight], weights: Weights) -> Activity:
+        """The activity of a window, ordered by row; flights without a step in it are left out."""
+        found: dict[str, Work] = {}
+        occupied: list[tuple[Nanoseconds, Nanoseconds]] = []
+        for log in self._logs.values():
+            for step in log.steps:
+                if step.end > window.start and step.start < window.end:
+                    _add_step(found, step, window, weights)
+                    occupied.append((max(step.start, window.start), min(step.end, window.end)))
+        for at, name, cached in self._begun:
+            if window.start < at <= window.end and name in found:
+                # Cached tokens and the first of the answer take no position of their own, but are tokens all the same.
+                found[name].tokens += cached + 1
+                found[name].output_tokens += 1
+        by_row: dict[str, Work] = {}
+        stranger = Work()
+        for name, work in found.items():
+            row = self.names.row_of(name)
+            (stranger if row is None else by_row.setdefault(row, Work())).add(work)
+        present = sorted((flight for flight in flights if flight.row in by_row), key=lambda one: one.row)
+        works = [by_row.pop(flight.row) for flight in present]
+        for work in by_row.values():
+            stranger.add(work)
+        covered = union(occupied)
+        lasted = sum(span.length for span in covered)
+        return Activity(present, works, [stranger] if stranger.steps else [], lasted, logged=True, covered=covered)
+
+
+def _add_step(found: dict[str, Work], step: EngineStep, window: Span, weights: Weights) -> None:
+    length = step.end - step.start
+    part = 1.0
+    if length > 0 and (step.start < window.start or step.end > window.end):
+        part = (min(step.end, window.end) - max(step.start, window.start)) / length
+    share, present_ns = part / len(step.sequences), part * length
+    windowed = weights.windowed > 0
+    for name, before, prefill, decode, recomputed in step.sequences:
+        work = found.get(name)
+        if work is None:
+            work = found[name] = Work()
+        work.steps += share
+        work.present_ns += present_ns
+        work.tokens += part * (prefill + decode - recomputed)
+        if prefill:
+            work.prefill += part * prefill
+            work.prefill_context += part * weights.prefill_context(before, prefill)
+        if decode:
+            context = before + prefill + (decode - 1) / 2
+            work.decode += part * decode
+            work.decode_context += part * decode * (weights.context_of(context) if windowed else context)
+            work.output_tokens += part * decode
+    if weights.experts:
+        parts = experts.shares((x.prefill + x.decode for x in step.sequences), weights.touched)
+        for sequence in step.sequences:
+            found[sequence.name].experts += part * parts[sequence.prefill + sequence.decode]

@@ -1,0 +1,92 @@
+"""The engine's steps in a window, read off the tokens of the streams that run all through it.
+
+A stream gains its tokens once per step, so its own tokens are the engine's steps.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from heapq import nlargest
+
+from proxy.accounting.activity import Span
+from proxy.accounting.flight import Flight
+from proxy.accounting.units import Nanoseconds
+
+CLOCKS = 4
+"""Streams asked for the engine's steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How an engine turns steps into tokens; with speculative decoding neither is 1.
+
+    tokens_per_step: tokens a sequence gains in a step. positions_per_token: positions computed for each, the drafted
+    ones that were rejected too.
+    """
+
+    tokens_per_step: float = 1.0
+    positions_per_token: float = 1.0
+
+
+ONE_BY_ONE = Pace()
+
+
+class StreamClock:
+    """The engine's steps as one stream shows them.
+
+    rate: steps per nanosecond over its part of the window.
+    """
+
+    def __init__(self, stream: Flight, window: Span, pace: Pace) -> None:
+        per_step = stream.sequences * pace.tokens_per_step
+        ticks = [tick for tick in stream.ticks if tick.at <= window.end]
+        later = next((tick for tick in stream.ticks if tick.at > window.end), None)
+        ticks += [] if later is None else [later]
+        self._at = [tick.at for tick in ticks]
+        self._steps = [tick.tokens / per_step for tick in ticks]
+        self.rate = self.steps(window) / max(1, self._known(window))
+
+    def _known(self, span: Span) -> int:
+        return min(span.end, self._at[-1]) - max(span.start, self._at[0])
+
+    def _up_to(self, instant: Nanoseconds) -> float:
+        index = bisect_right(self._at, instant) - 1
+        if index < 0:
+            return self._steps[0]
+        if index + 1 == len(self._at):
+            return self._steps[-1]
+        part = (instant - self._at[index]) / (self._at[index + 1] - self._at[index])
+        return self._steps[index] + part * (self._steps[index + 1] - self._steps[index])
+
+    def steps(self, span: Span) -> float:
+        """Steps in a span, where the stream gave tokens; beyond its ends it says nothing, which is 0."""
+        return self._up_to(span.end) - self._up_to(span.start)
+
+    def knows(self, span: Span) -> bool:
+        """Whether the stream gave tokens from before the span until after it."""
+        return self._at[0] <= span.start and span.end <= self._at[-1]
+
+
+class StepClock:
+    """The engine's steps in a window, by the streams that cover most of it; several, because tokens come unevenly."""
+
+    def __init__(self, flights: Iterable[Flight], window: Span, pace: Pace) -> None:
+        covering = []
+        for flight in flights:
+            ticks = flight.ticks
+            if not flight.silent and len(ticks) > 1:
+                time_ns = min(ticks[-1].at, window.end) - max(ticks[0].at, window.start)
+                if time_ns > 0:
+                    covering.append((time_ns, flight))
+        longest = nlargest(CLOCKS, covering, key=lambda pair: pair[0])
+        self._clocks = [StreamClock(flight, window, pace) for _, flight in longest]
+
+    @property
+    def rate(self) -> float | None:
+        """Steps per nanosecond; None where no stream tells."""
+        return self._clocks[0].rate if self._clocks else None
+
+    def steps(self, span: Span) -> float | None:
+        """Steps in a span of the window; None where no stream was there all the while."""
+        known = [clock.steps(span) for clock in self._clocks if clock.knows(span)]
+        return sum(known) / len(known) if known else None

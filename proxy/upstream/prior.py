@@ -1,0 +1,59 @@
+"""Which weights a backend starts with: calibrated ones from a file, else the roofline of its model on its boards."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from proxy.accounting.gpus import CPU, H100, gpu_named, together
+from proxy.accounting.model_shape import LLAMA_8B, ModelShape
+from proxy.accounting.weights import Weights, roofline_prior
+from proxy.errors import ConfigurationError
+from proxy.ports import Meter
+from proxy.upstream.model_files import read_shape
+from proxy.upstream.weights_file import read_weights
+
+_log = logging.getLogger(__name__)
+HOST_METERS = ("rapl", "modelled")
+"""Kinds that measure a processor."""
+
+
+class Priors:
+    """The prior of one backend. Everything in the settings goes before what the engine tells of itself.
+
+    weights_file: what `jouleproxy calibrate` has written. model_config_file: the model's config.json.
+    """
+
+    def __init__(
+        self, backend: str, meters: Sequence[Meter], *, weights_file: Path | None, config_file: Path | None
+    ) -> None:
+        self._backend = backend
+        self._meters = meters
+        self._weights_file = weights_file
+        self._config_file = config_file
+
+    def at_start(self) -> Weights:
+        """Before the engine has told its model. Raises ConfigurationError for a file that cannot be used."""
+        if self._weights_file is not None:
+            weights, about = read_weights(self._weights_file)
+            _log.info("%s: weights calibrated on %s, %s, %s", self._backend, about.written, about.model, about.gpu)
+            return weights
+        if self._config_file is None:
+            return self._roofline(LLAMA_8B)
+        shape = read_shape(self._config_file)
+        if shape is None:
+            raise ConfigurationError(f"model_config_file of {self._backend}: {self._config_file} has no shape")
+        return self._roofline(shape)
+
+    def for_model(self, root: str) -> Weights | None:
+        """Once the engine has told where its model lies; None where that changes nothing."""
+        if self._weights_file is not None or self._config_file is not None:
+            return None
+        shape = read_shape(Path(root))
+        return None if shape is None else self._roofline(shape)
+
+    def _roofline(self, shape: ModelShape) -> Weights:
+        kinds = [gpu for meter in self._meters if (gpu := gpu_named(meter.description)) is not None]
+        on_host = all(meter.kind in HOST_METERS for meter in self._meters)
+        if on_host:
+            return roofline_prior(shape, CPU)
+        return roofline_prior(shape, together(kinds) or H100, gpus=max(1, len(self._meters)))

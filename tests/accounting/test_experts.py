@@ -1,0 +1,153 @@
+"""Who pays for the experts of a mixture that a step streams, against the Shapley value over all orders."""
+
+from dataclasses import replace
+from itertools import permutations
+from math import factorial
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.accounting.activity import Span, Work
+from proxy.accounting.experts import infer, shares
+from proxy.accounting.reconstruction import reconstruct
+from proxy.accounting.steps import Computed
+from proxy.accounting.weights import Weights
+from tests.accounting.flights import WEIGHTS, ms
+from tests.accounting.scripted import Engine, book_of
+
+touched_drawn = st.floats(0.005, 1.0)
+
+
+def by_all_orders(tokens: list[int], touched: float) -> list[float]:
+    """Each in turn pays what it touches first, as a mean over all orders of arrival."""
+    owed = [0.0] * len(tokens)
+    for order in permutations(range(len(tokens))):
+        spared = 1.0
+        for index in order:
+            left = spared * (1 - touched) ** tokens[index]
+            owed[index] += (spared - left) / factorial(len(tokens))
+            spared = left
+    return owed
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=6), touched_drawn)
+def test_it_is_the_shapley_value(tokens: list[int], touched: float) -> None:
+    """Exactly, for up to six sequences of any lengths."""
+    found = shares(tokens, touched)
+
+    assert [found[count] for count in tokens] == pytest.approx(by_all_orders(tokens, touched), abs=1e-9)
+
+
+@given(st.lists(st.integers(0, 4000), min_size=1, max_size=300), touched_drawn)
+def test_the_parts_add_up_to_what_was_touched(tokens: list[int], touched: float) -> None:
+    """Also for batches in which four points are not exact."""
+    found = shares(tokens, touched)
+
+    assert sum(found[count] for count in tokens) == pytest.approx(1 - (1 - touched) ** sum(tokens))
+
+
+@given(st.lists(st.integers(1, 4000), min_size=2, max_size=300), touched_drawn)
+def test_more_tokens_never_pay_less(tokens: list[int], touched: float) -> None:
+    """And nobody pays less than nothing, or more than what it touches by itself and the correction of the sum."""
+    found = shares(tokens, touched)
+    ordered = [found[count] for count in sorted(set(tokens))]
+
+    assert ordered == sorted(ordered)
+    assert 0 <= ordered[0] <= ordered[-1] <= 1
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=20), touched_drawn, st.randoms(use_true_random=False))
+def test_order_does_not_matter(tokens: list[int], touched: float, random) -> None:  # type: ignore[no-untyped-def]
+    """Alike in the step, alike in price."""
+    shuffled = tokens[:]
+    random.shuffle(shuffled)
+
+    assert shares(tokens, touched) == shares(shuffled, touched)
+
+
+def test_alone_a_sequence_pays_for_all_it_touched() -> None:
+    """Nobody to share with."""
+    assert shares([3], 0.5) == {3: pytest.approx(0.875)}
+
+
+def test_a_sequence_without_tokens_pays_nothing() -> None:
+    """Alone or beside others."""
+    assert shares([0, 0], 0.5) == {0: 0}
+    assert shares([0, 7], 0.5)[0] == 0
+
+
+def test_a_dense_model_shares_evenly() -> None:
+    """Where every token touches every expert it is the fixed part of a step, whoever has how many tokens."""
+    assert shares([1, 5, 5, 900], 1.0) == pytest.approx({1: 0.25, 5: 0.25, 900: 0.25})
+
+
+def mixture(touched: float) -> Weights:
+    """A model whose experts cost thirty times what the rest of a step costs."""
+    return replace(WEIGHTS, step=1.0, experts=30.0, touched=touched)
+
+
+def crowd(decoders: int, *, chunks: int = 0) -> Engine:
+    """So many decode from 0.1 s on; from 0.21 s on one reads its prompt beside them in chunks, and then decodes too."""
+    engine = Engine()
+    rows = [f"d{number}" for number in range(decoders)]
+    for row in rows:
+        engine.send(row)
+    engine.run(*(Computed(row, 0, 100, 0) for row in rows))
+    engine.token(*rows)
+    engine.decode(*rows, times=20)
+    if chunks:
+        engine.send("reader", prompt=512 * chunks)
+        engine.prefill("reader", 512 * chunks, *rows, steps=chunks)
+        rows.append("reader")
+    engine.decode(*rows, times=30)
+    engine.end(*rows)
+    return engine
+
+
+def both_ways(engine: Engine, weights: Weights) -> dict[str, tuple[float, float]]:
+    """Each request's experts from 0.1 s on, added up over windows of 0.1 s: by the step log, by token times."""
+    flights, found = list(engine.flights.values()), dict[str, tuple[float, float]]()
+    book = book_of(engine.steps, flights)
+    for start in range(100, int(engine.at), 100):
+        span = Span(ms(start), ms(min(start + 100, engine.at)))
+        told, inferred = book.activity(span, flights, weights), reconstruct(span, flights, weights=weights)
+        assert [one.row for one in told.flights] == [one.row for one in inferred.flights]
+        for flight, one, other in zip(told.flights, told.works, inferred.works, strict=True):
+            logged, guessed = found.get(flight.row, (0.0, 0.0))
+            found[flight.row] = logged + one.experts, guessed + other.experts
+    return found
+
+
+@pytest.mark.parametrize("touched", [0.02, 0.0625, 0.25, 1.0])
+@pytest.mark.parametrize("decoders", [1, 2, 8, 32])
+def test_without_a_step_log_a_crowd_that_decodes_pays_the_same(decoders: int, touched: float) -> None:
+    """As many tokens in every step, one each: nothing is left to guess."""
+    found = both_ways(crowd(decoders), mixture(touched))
+
+    assert len(found) == decoders
+    for logged, guessed in found.values():
+        assert guessed == pytest.approx(logged, rel=1e-6)
+
+
+@pytest.mark.parametrize("touched", [0.02, 0.0625, 0.25, 1.0])
+@pytest.mark.parametrize("decoders", [4, 8, 32])
+@pytest.mark.parametrize("chunks", [1, 4, 20])
+def test_without_a_step_log_a_reader_among_decoders_pays_for_what_it_touches(
+    chunks: int, decoders: int, touched: float
+) -> None:
+    """Each within a tenth of what the log says."""
+    found = both_ways(crowd(decoders, chunks=chunks), mixture(touched))
+
+    assert len(found) == decoders + 1
+    for row, (logged, guessed) in found.items():
+        assert guessed == pytest.approx(logged, rel=0.1), row
+
+
+def test_nobody_there_infers_nothing() -> None:
+    """No steps, no experts."""
+    works = [Work(), Work()]
+    infer(works, 0.1, 0.0)
+
+    assert [0.0, 0.0] == [work.experts for work in works]

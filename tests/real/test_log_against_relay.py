@@ -1,0 +1,270 @@
+"""The engine's own step log (grade A) against token times alone (grade B), on the real vLLM, for the same requests.
+
+One proxy keeps two sets of books over the same meter: one hears the step log, its shadow does not. So whatever the
+meter says, a difference between the two is the error of the reconstruction. `pytest -rP` shows the figures.
+"""
+
+import asyncio
+import random
+import socket
+import threading
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from proxy.accounting.bill import Bill
+from proxy.accounting.flight import Flight
+from proxy.accounting.group import Group
+from proxy.accounting.steps import EngineStep
+from proxy.accounting.weights import Weights
+from proxy.app import Service, assembly
+from proxy.commands.serve import _server
+from proxy.settings import Backend, Settings
+from tests.engine.real import RealEngine, free_port
+
+pytestmark = pytest.mark.real
+
+
+class Shadowed(Group):
+    """A group that hears the step log, and a shadow that sees all the same but for the log."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.shadow = Group(*given, **named)
+        self.settled: dict[str, tuple[Bill, Bill]] = {}
+        self.computed: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        self._mine: dict[str, Bill] = {}
+        self._other: dict[str, Bill] = {}
+
+    def weigh(self, prior: Weights) -> None:
+        super().weigh(prior)
+        self.shadow.weigh(prior)
+
+    def open(self, bill: Bill) -> None:
+        super().open(bill)
+        self.shadow.open(
+            Bill(bill.flight, bill.tenant, bill.model, bill.backend, bill.endpoint, bill.stream, bill.policy, 0)
+        )
+
+    def sampled(self, *given: Any, **named: Any) -> None:
+        super().sampled(*given, **named)
+        self.shadow.sampled(*given, **named)
+
+    def scraped(self, *given: Any) -> None:
+        super().scraped(*given)
+        self.shadow.scraped(*given)
+
+    def stepped(self, step: EngineStep) -> None:
+        super().stepped(step)
+        for sequence in step.sequences:
+            seen = self.computed[sequence.name]
+            seen[0] += sequence.prefill - sequence.recomputed
+            seen[1] += sequence.decode
+
+    def settle(self, *given: Any, **named: Any) -> Any:
+        self.shadow.settle(*given, **named)
+        return super().settle(*given, **named)
+
+    def close_finished(self, *given: Any, **named: Any) -> list[Bill]:
+        for bill in self.shadow.close_finished(*given, **named):
+            self._other[bill.flight.row] = bill
+        closed = super().close_finished(*given, **named)
+        for bill in closed:
+            self._mine[bill.flight.row] = bill
+        for row in self._mine.keys() & self._other.keys():
+            self.settled[row] = (self._mine.pop(row), self._other.pop(row))
+        return closed
+
+
+class Books:
+    """The proxy with its two sets of books, in a thread of this process."""
+
+    def __init__(self, engine: RealEngine, folder: Path, step_log: Path) -> None:
+        self.url = ""
+        backend = Backend(url=engine.url, step_log=step_log)
+        self._settings = Settings(
+            backends=(backend,), meter="modelled", ledger=f"sqlite:///{folder / 'ledger.db'}", scrape_period_s=0.5
+        )
+        self._ready: Future[None] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+
+    async def _run(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", free_port()))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self.service = Service(self._settings, on_failure=lambda error: self._ready.set_exception(error))
+        (self.group,) = self.service.groups.values()
+        server = _server(self.service.traffic(), "warning")
+        await self.service.start()
+        serving = asyncio.ensure_future(server.serve([listener]))
+        self._ready.set_result(None)
+        await self._stop.wait()
+        server.should_exit = True
+        await serving
+        listener.close()
+        await self.service.stop()
+
+    def __enter__(self) -> "Books":
+        self._thread.start()
+        self._ready.result(30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def step_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("steps") / "steps.sock"
+
+
+@pytest.fixture(scope="module")
+def logging_engine(tmp_path_factory: pytest.TempPathFactory, step_log: Path) -> Iterator[RealEngine]:
+    """A real vLLM that tells its steps."""
+    told = {"JOULEPROXY_STEP_LOG": str(step_log)}
+    with RealEngine(tmp_path_factory.mktemp("vllm-logging") / "server.log", environment=told) as engine:
+        yield engine
+
+
+@pytest.fixture
+def books(
+    logging_engine: RealEngine, step_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Books]:
+    """Two sets of books, fresh for each test."""
+    build = assembly.group_of
+
+    def shadowed(*given: Any) -> Group:
+        group = build(*given)
+        return Shadowed(
+            group.backend,
+            list(group.meters),
+            weights=group.divider.fit.prior,
+            patience=group._patience,
+            request_ids=group.steps.names._request_ids,
+        )
+
+    monkeypatch.setattr(assembly, "group_of", shadowed)
+    # Both sets of books read the same flights; what one has settled the other may still need.
+    monkeypatch.setattr(Flight, "forget_before", lambda flight, instant: None)
+    with Books(logging_engine, tmp_path, step_log) as running:
+        yield running
+
+
+def ids(count: int, seed: object) -> list[int]:
+    """A prompt as token ids."""
+    rng = random.Random(str(seed))
+    return [rng.randrange(100, 1900) for _ in range(count)]
+
+
+def ask(url: str, prompt: list[int], tokens: int, **fields: Any) -> str:
+    """A streamed completion of exactly so many tokens; its request id."""
+    request_id = uuid.uuid4().hex
+    body = {
+        "model": "tiny",
+        "prompt": prompt,
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "temperature": 0,
+        "stream": True,
+    }
+    with httpx.stream(
+        "POST", f"{url}/v1/completions", json=body | fields, headers={"x-request-id": request_id}, timeout=120
+    ) as answer:
+        assert 200 == answer.status_code, answer.read()
+        for _ in answer.iter_raw():
+            pass
+    return request_id
+
+
+def settled(books: Books, wanted: int) -> list[tuple[Bill, Bill]]:
+    """The pairs of bills, once so many are settled in both sets of books."""
+    done = threading.Event()
+    for _ in range(600):
+        pairs = list(books.group.settled.values())
+        if len(pairs) >= wanted:
+            return pairs
+        done.wait(0.05)
+    raise AssertionError(f"{len(books.group.settled)} of {wanted} requests were settled in both books")
+
+
+def mixed_load(url: str, seed: int) -> list[str]:
+    """Chat, long prompts, and turns of agents whose beginnings are in the cache; six clients at a time."""
+    rng = random.Random(seed)
+    agent = ids(900, f"agent {seed}")
+    asked: list[tuple[list[int], int]] = []
+    for number in range(48):
+        kind = rng.choice(("chat", "chat", "long", "agent"))
+        if kind == "chat":
+            asked.append((ids(rng.randint(30, 300), (seed, number)), rng.randint(40, 160)))
+        elif kind == "long":
+            asked.append((ids(rng.randint(700, 1500), (seed, number)), rng.randint(8, 30)))
+        else:
+            asked.append((agent + ids(rng.randint(40, 120), (seed, number)), rng.randint(20, 80)))
+    with ThreadPoolExecutor(6) as clients:
+        return list(clients.map(lambda one: ask(url, *one), asked))
+
+
+def test_the_relay_alone_comes_near_to_the_step_log(books: Books) -> None:
+    """
+    Token counts are equal, and energies differ by at most 5 % of the sum: the project's bar for real vLLM.
+    """
+    wanted = mixed_load(books.url, 7)
+    pairs = settled(books, len(wanted))
+    assert {"A"} == {logged.grade for logged, _ in pairs}
+    assert {"B"} == {inferred.grade for _, inferred in pairs}
+    for logged, _ in pairs:
+        names = [name for name in books.group.computed if logged.flight.request_id in name]
+        prefill, decode = (sum(books.group.computed[name][column] for name in names) for column in (0, 1))
+        flight = logged.flight
+        assert prefill == flight.computed, flight
+        assert decode == (flight.completion_tokens or 0) - flight.sequences, flight
+    total = sum(logged.energy_uj for logged, _ in pairs)
+    error = sum(abs(logged.energy_uj - inferred.energy_uj) for logged, inferred in pairs) / total
+    shares = [inferred.energy_uj / logged.energy_uj - 1 for logged, inferred in pairs if logged.energy_uj]
+    print(f"{len(pairs)} requests, {total / 1e6:.1f} J; B against A: weighted error {100 * error:.2f} %")
+    print("single requests: " + " ".join(f"{100 * share:+.1f}" for share in sorted(shares)) + " %")
+    assert error <= 0.05
+
+
+def test_twins_cost_alike(books: Books) -> None:
+    """
+    The same prompt and length at the same time: the same energy, in both sets of books.
+    """
+    with ThreadPoolExecutor(2) as clients:
+        list(clients.map(lambda side: ask(books.url, ids(200, side), 300), ("left", "right")))
+    (left, right) = settled(books, 2)
+    for one, other in zip(left, right, strict=True):
+        print(f"grade {one.grade}: {one.energy_uj / 1e6:.3f} J and {other.energy_uj / 1e6:.3f} J")
+        assert one.energy_uj == pytest.approx(other.energy_uj, rel=0.05)
+
+
+def test_alone_it_gets_all_active_energy(books: Books) -> None:
+    """
+    A request alone on the engine is charged all that was neither idle nor anybody else's.
+    """
+    ask(books.url, ids(300, "solo"), 400)
+    ((logged, inferred),) = settled(books, 1)
+    for bill in (logged, inferred):
+        print(f"grade {bill.grade}: {bill.energy_uj / 1e6:.3f} J of {bill.metered_uj / 1e6:.3f} J")
+        assert bill.energy_uj == pytest.approx(bill.metered_uj, rel=0.01)
+
+
+def test_a_tenant_under_two_names_pays_the_same_sum(books: Books) -> None:
+    """
+    Who pays how much for a request does not depend on whose name is on the others.
+    """
+    mixed_load(books.url, 11)
+    pairs = settled(books, 48)
+    group = books.group
+    for bills, tallies in ((0, group.tallies), (1, group.shadow.tallies)):
+        assert sum(pair[bills].energy_uj for pair in pairs) == sum(tallies.energy_by_tenant.values())
+    flights: list[Flight] = [logged.flight for logged, _ in pairs]
+    assert len({flight.row for flight in flights}) == 48
