@@ -22,7 +22,7 @@ from proxy.accounting.weights import Weights
 BATCHED_TOKENS = 2048
 """vLLM's default budget of prompt tokens per step (max_num_batched_tokens of the online server)."""
 UNSEEN_CONTEXT = 512
-"""Context guessed for a sequence nobody here knows; only the split between it and the others depends on it."""
+"""Context of a stranger while nobody else is there."""
 
 
 def prefill_s(flight: Flight, weights: Weights) -> float:
@@ -81,7 +81,7 @@ def reconstruct(
     crowd = Crowd(window, [*spans, *((where, one.sequences) for one, where in strangers)])
     reading = Reading(window, crowd, weights, StepClock(present, window, pace), pace)
     works = [work_of(flight, where, reading) for flight, (where, _) in zip(present, spans, strict=True)]
-    unknown = [_of_stranger(one, where, reading) for one, where in strangers]
+    unknown = [_of_stranger(one, where, reading, _usual_context(present)) for one, where in strangers]
     if weights.experts and crowd.covered_ns:
         every = [*works, *unknown]
         experts.infer(every, weights.touched, sum(work.present_ns for work in every) / crowd.covered_ns)
@@ -199,14 +199,20 @@ def _add_decode(work: Work, flight: Flight, tokens: float, made: float, steps: f
     work.output_tokens += tokens
 
 
-def _of_stranger(unseen: UnseenTraffic, inside: Span, reading: Reading) -> Work:
+def _usual_context(flights: Sequence[Flight]) -> float:
+    """Mean context of those who are there: the best guess for somebody nobody here knows."""
+    known = [flight.prompt / flight.prompts + (flight.completion_tokens or 0) / 2 for flight in flights]
+    return sum(known) / len(known) if known else UNSEEN_CONTEXT
+
+
+def _of_stranger(unseen: UnseenTraffic, inside: Span, reading: Reading, context: float) -> Work:
     part = inside.length / unseen.span.length
     prompt, decode = unseen.prompt * part, unseen.decode * part
     return Work(
         prefill=prompt,
-        prefill_context=prompt * reading.weights.context_of(UNSEEN_CONTEXT) / 2,
+        prefill_context=prompt * reading.weights.context_of(context) / 2,
         decode=decode,
-        decode_context=decode * reading.weights.context_of(UNSEEN_CONTEXT),
+        decode_context=decode * reading.weights.context_of(context),
         steps=decode * reading.crowd.mean_share(inside),
         tokens=prompt + decode,
         output_tokens=decode,

@@ -35,9 +35,7 @@ def report(
         str | None,
         typer.Option(help="First hour: RFC 3339 date or time (UTC if it names no zone), or an age as 24h, 7d, 2w."),
     ] = None,
-    until: Annotated[
-        str | None, typer.Option(help="First hour that is no longer counted; the same forms.")
-    ] = None,
+    until: Annotated[str | None, typer.Option(help="First hour that is no longer counted; the same forms.")] = None,
     output_format: Annotated[
         Literal["table", "csv", "json"], typer.Option("--format", help="For people, spreadsheets or programs.")
     ] = "table",

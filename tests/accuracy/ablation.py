@@ -1,4 +1,4 @@
-"""Where `weighted` B loses accuracy: the same run again and again, one fact at a time given as it truly was.
+"""Where `weighted` loses accuracy: the same run again and again, one fact at a time given as it truly was.
 
 Each line is a run of the real Group on the same readings; only what its flights are told differs. "true weights"
 are the weights of the physics itself, where it is affine.
@@ -7,7 +7,7 @@ are the weights of the physics itself, where it is affine.
 from dataclasses import replace
 
 from proxy.accounting.weights import Weights
-from tests.accuracy.policies import by_group, by_step_log
+from tests.accuracy.policies import Outcome, by_group, closed_form
 from tests.accuracy.scenario import Scenario, Scene, play, tenant_bias_percent, wape_percent
 from tests.accuracy.view import PLAIN, Told
 
@@ -21,6 +21,9 @@ FACTS: dict[str, Told] = {
     "tokens arrive with lag, without jitter": Told(jitter_s=0.0),
     "cached and queue": Told(cached_at_first=True, queue_at_first=True),
     "cached, queue, no lag": Told(cached_at_first=True, queue_at_first=True, lag_s=0.0),
+    "the step log": Told(log=True),
+    "the step log, but for 5 %": Told(log=True, lost=0.05),
+    "the step log, but for 30 %": Told(log=True, lost=0.3),
 }
 
 
@@ -30,18 +33,20 @@ def true_weights(scene: Scene) -> Weights:
     return replace(scene.weights, prefill=own.a, attention=own.q, decode=own.d, context=own.c, step=own.fixed)
 
 
-def ablate(concurrency: float, board: str, seed: int) -> list[tuple[str, float, float]]:
+def ablate(scenario: Scenario) -> list[tuple[str, float, float]]:
     """(what was told, WAPE, tenant bias), in percent."""
-    scene = play(Scenario(concurrency=concurrency, board=board, seed=seed))
+    scene = play(scenario)
     best, exact = FACTS["cached, queue, no lag"], true_weights(scene)
-    runs = {
-        name: by_group(scene.run, scene.readings, scene.weights, "weighted", seed, told)[0]
-        for name, told in FACTS.items()
-    }
-    runs["true weights"] = by_group(scene.run, scene.readings, exact, "weighted", seed)[0]
-    runs["cached, queue, no lag, true weights"] = by_group(scene.run, scene.readings, exact, "weighted", seed, best)[0]
-    runs["step log"] = by_step_log(scene.run, scene.readings, scene.weights)
-    runs["step log, true weights"] = by_step_log(scene.run, scene.readings, exact)
+
+    def grouped(weights: Weights, told: Told) -> Outcome:
+        return by_group(scene.run, scene.readings, weights, "weighted", scenario.seed, told)[0]
+
+    runs = {name: grouped(scene.weights, told) for name, told in FACTS.items()}
+    runs["true weights"] = grouped(exact, PLAIN)
+    runs["cached, queue, no lag, true weights"] = grouped(exact, best)
+    runs["the step log, true weights"] = grouped(exact, Told(log=True))
+    runs["closed form"] = closed_form(scene.run, scene.readings, scene.weights)
+    runs["closed form, true weights"] = closed_form(scene.run, scene.readings, exact)
     return [
         (name, wape_percent(run.joules, scene.truth), tenant_bias_percent(scene, run.joules))
         for name, run in runs.items()

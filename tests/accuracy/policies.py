@@ -1,12 +1,13 @@
-"""All ways to divide the same readings: the proxy's own policies, its rule on a step log, and the whole window.
+"""All ways to divide the same readings: the proxy's own policies and grades, a reference, and the whole window.
 
-`weighted` B and the plain policies run the real Group. `weighted` A is the rule applied step by step with the
-prior's weights, split over the counter's windows by overlap and handed out by the accounting's own `apportion`.
+`weighted` A and B and the plain policies run the real Group, with and without the engine's step log. `closed-form` is
+the rule written down once more, on steps that are known to the last digit: priced with the prior's weights, split
+over the counter's windows by overlap, handed out by the accounting's own `apportion`.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from proxy.accounting.attribution import Policy, apportion, idle_energy
 from proxy.accounting.group import Group
@@ -14,36 +15,51 @@ from proxy.accounting.idle import IdlePower
 from proxy.accounting.samples import Sample, Timeline, Window
 from proxy.accounting.weights import Weights
 from tests.accuracy.engine import Load, Run
+from tests.accuracy.physics import Saturating
+from tests.accuracy.shapley import expected
 from tests.accuracy.view import PLAIN, Told, View, fresh_group, ns
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Joules by row as a policy sees them. conserved: charges and other accounts add up to the counter, as integers."""
+    """Joules by row as a policy sees them. conserved: charges and other accounts add up to the counter, as integers.
+
+    settled_after_s: the slowest figure came so long after its request's end.
+    """
 
     policy: str
     grade: str | None
     joules: dict[str, float]
     conserved: bool
+    settled_after_s: float | None = None
 
 
 def by_group(
-    run: Run, readings: Sequence[Sample], weights: Weights, policy: Policy, seed: int, told: Told = PLAIN
+    run: Run,
+    readings: Sequence[Sample],
+    weights: Weights,
+    policy: Policy,
+    seed: int,
+    told: Told = PLAIN,
+    meters: str = "B",
 ) -> tuple[Outcome, Group]:
-    """The real accounting, fed as the relay, the sampler and the scraper would."""
+    """The real accounting, fed as the relay, the sampler, the scraper and the step log would. meters: their grade."""
     view = View(run, list(readings), told, policy, seed)
-    group = fresh_group(weights, policy)
+    group = fresh_group(weights, policy, meters)
     view.play(group)
     accounts = group.meters["gpu"].accounts
     charged = sum(bill.energy_uj for bill in view.bills.values())
     moved = sum(window.energy for window in windows(readings))
     parts = charged + accounts.idle + accounts.unattributed + accounts.unmeasured
     conserved = parts == moved and charged == accounts.requests and not group.bills
-    return Outcome(policy, "B", {row: b.energy_uj / 1e6 for row, b in view.bills.items()}, conserved), group
+    grade = "A" if told.log else meters
+    joules = {row: bill.energy_uj / 1e6 for row, bill in view.bills.items()}
+    slowest = max(view.settled_after_s.values(), default=None)
+    return Outcome(policy, grade, joules, conserved, slowest), group
 
 
-def by_step_log(run: Run, readings: Sequence[Sample], weights: Weights) -> Outcome:
-    """Grade A: every step known, its parts priced by the prior, its window's energy measured."""
+def closed_form(run: Run, readings: Sequence[Sample], weights: Weights) -> Outcome:
+    """Every step known, its parts priced by the weights, its window's energy measured."""
     found = windows(readings)
     worth = [_priced(step.loads, weights) for step in run.steps]
     paid: dict[str, int] = defaultdict(int)
@@ -64,12 +80,16 @@ def by_step_log(run: Run, readings: Sequence[Sample], weights: Weights) -> Outco
                 paid[row] += energy
     visible = {job.row: paid[job.row] / 1e6 for job in run.jobs if job.seen}
     conserved = sum(paid.values()) + other == sum(window.energy for window in found)
-    return Outcome("weighted", "A", visible, conserved)
+    return Outcome("closed-form", "A", visible, conserved)
 
 
 def _priced(loads: Sequence[Load], weights: Weights) -> list[float]:
     w, n = weights, len(loads)
-    return [w.prefill * x.p + w.attention * x.pc + w.decode * x.d + w.context * x.c + w.step / n for x in loads]
+    own = [w.prefill * x.p + w.attention * x.pc + w.decode * x.d + w.context * x.c + w.step / n for x in loads]
+    if not w.experts:
+        return own
+    experts = expected(loads, Saturating(w.experts, 1 - w.touched))
+    return [one + part for one, part in zip(own, experts, strict=True)]
 
 
 def _overlapping(run: Run, worth: list[list[float]], window: Window, first: int) -> tuple[dict[str, float], int]:
@@ -108,7 +128,19 @@ def windows(readings: Sequence[Sample]) -> list[Window]:
     return [window for reading in readings if (window := timeline.accept(reading)) is not None]
 
 
-def plain(run: Run, readings: Sequence[Sample], weights: Weights, seed: int) -> list[Outcome]:
-    """The policies to compare with, all on the real Group."""
-    names: tuple[Policy, ...] = ("tokens", "output-tokens", "time")
-    return [by_group(run, readings, weights, name, seed)[0] for name in names]
+def weighted(
+    run: Run, readings: Sequence[Sample], weights: Callable[[bool], Weights], seed: int, told: Told, meters: str
+) -> list[Outcome]:
+    """The rule with the step log (which makes no difference to the grade where the meter is no counter) and without.
+
+    weights: what the group begins with, by whether it hears the log.
+    """
+    logs = [True, False] if meters == "B" else [False]
+    return [by_group(run, readings, weights(log), "weighted", seed, replace(told, log=log), meters)[0] for log in logs]
+
+
+def plain(
+    run: Run, readings: Sequence[Sample], weights: Weights, seed: int, told: Told, meters: str, *names: Policy
+) -> list[Outcome]:
+    """The policies to compare with, all on the real Group, without a step log."""
+    return [by_group(run, readings, weights, name, seed, told, meters)[0] for name in names]

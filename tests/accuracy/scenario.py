@@ -2,33 +2,77 @@
 
 import random
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from proxy.accounting.samples import Sample
 from proxy.accounting.weights import Weights, roofline_prior
-from tests.accuracy.engine import Run, simulate
-from tests.accuracy.physics import PHYSICS, Own
-from tests.accuracy.policies import Outcome, by_group, by_step_log, plain, whole_window
+from tests.accuracy.engine import Config, Run, simulate
+from tests.accuracy.learning import learnt
+from tests.accuracy.physics import Own, made
+from tests.accuracy.policies import Outcome, closed_form, plain, weighted, whole_window
 from tests.accuracy.sensor import BOARDS, samples
 from tests.accuracy.shapley import truth
-from tests.accuracy.workloads import jobs, rate_for
+from tests.accuracy.view import Told
+from tests.accuracy.workloads import LEAD_S, WORKLOADS, Demand, Mix, jobs, rate_for
 
-SECONDS = {1.1: 150.0, 4: 100.0, 28: 60.0}
+SECONDS = {1.1: 150.0, 4: 100.0, 28: 80.0}
 """How long requests arrive; some hundreds of requests each."""
+FEATURES = ("unseen", "silent", "aborted", "several", "lost_steps")
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What to simulate. unseen: fraction of requests that bypass the proxy. shorter: divides the length."""
+    """What to simulate.
+
+    workload: a name of the bench's; or with `mix` and `arrivals` any name. Fractions of the requests: unseen (bypass
+    the proxy), silent (answered in one piece), aborted (their client leaves), several (n > 1). lost_steps: fraction
+    of the step log that is lost. draft: tokens drafted per step. blocks, max_seqs: the engine's memory (16 tokens
+    each) and batch. learning_s: seconds of other traffic that `weighted` has learnt from; 0 leaves it out, and only
+    `weighted-cold` is shown. shorter: divides the length.
+    """
 
     workload: str = "mixed"
     concurrency: float = 4
     physics: str = "own"
     board: str = "part-time"
     unseen: float = 0.0
+    silent: float = 0.0
+    aborted: float = 0.0
+    several: float = 0.0
+    lost_steps: float = 0.0
+    draft: int = 0
+    blocks: int = Config().blocks
+    max_seqs: int = Config().max_sequences
+    mix: Mix | None = None
+    arrivals: str | None = None
+    learning_s: float = 300.0
     seed: int = 1
     shorter: float = 1.0
+
+    @property
+    def demand(self) -> Demand:
+        """What clients ask for."""
+        mix, arrivals = WORKLOADS.get(self.workload, (None, "poisson"))
+        mix = self.mix or mix
+        if mix is None:
+            raise ValueError(f"workload {self.workload}: known are {', '.join(WORKLOADS)}; others need a mix")
+        return Demand(mix, self.arrivals or arrivals, self.unseen, self.silent, self.aborted, self.several)
+
+    @property
+    def config(self) -> Config:
+        """The engine's flags."""
+        return Config(blocks=self.blocks, max_sequences=self.max_seqs, draft=self.draft)
+
+    @property
+    def label(self) -> str:
+        """The workload, and what is unusual about it."""
+        fractions = ((name.replace("_", "-"), getattr(self, name)) for name in FEATURES)
+        parts = [self.workload, *(f"{name}-{part * 100:.0f}" for name, part in fractions if part)]
+        parts += [f"draft-{self.draft}"] if self.draft else []
+        parts += [f"blocks-{self.blocks}"] if self.blocks != Config().blocks else []
+        parts += [f"seqs-{self.max_seqs}"] if self.max_seqs != Config().max_sequences else []
+        return "-".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +90,35 @@ class Scene:
 @lru_cache(maxsize=4)
 def play(scenario: Scenario) -> Scene:
     """Simulates engine, board and truth."""
-    name = f"{scenario}"
-    physics = PHYSICS[scenario.physics](random.Random(f"physics {scenario.physics} {scenario.seed}"))
+    # What the proxy learns from does not change what happens.
+    name = f"{replace(scenario, learning_s=0.0, lost_steps=0.0)}"
+    physics = made(scenario.physics, scenario.seed)
     seconds = SECONDS.get(scenario.concurrency, 80.0) / scenario.shorter
-    rate = rate_for(scenario.workload, scenario.concurrency, seconds, scenario.seed)
-    asked = jobs(scenario.workload, rate, seconds, scenario.seed, unseen=scenario.unseen)
-    run = simulate(asked, physics, random.Random(f"engine {name}"))
+    demand, config = scenario.demand, scenario.config
+    rate = rate_for(demand, scenario.concurrency, seconds, scenario.seed, config, scenario.physics)
+    asked = jobs(demand, rate, seconds, scenario.seed)
+    run = simulate(asked, physics, random.Random(f"engine {name}"), config, until=LEAD_S + seconds)
     readings, gain = samples(run, BOARDS[scenario.board], random.Random(f"board {name}"))
     paid = truth(run, physics, random.Random(f"truth {name}"), budget=round(4_000_000 / scenario.shorter))
-    visible = {job.row: paid[job.row] * gain for job in run.jobs if job.seen}
+    visible = {job.row: paid.get(job.row, 0.0) * gain for job in run.jobs if job.seen}
     return Scene(scenario, run, readings, visible, roofline_prior(physics.shape), physics)
 
 
 def outcomes(scene: Scene, *, everything: bool = True) -> list[Outcome]:
     """What every policy says of the scene; not everything: only the rule and plain token share."""
-    run, readings, weights, seed = scene.run, scene.readings, scene.weights, scene.scenario.seed
-    rule = [by_step_log(run, readings, weights), by_group(run, readings, weights, "weighted", seed)[0]]
+    run, readings, weights, given = scene.run, scene.readings, scene.weights, scene.scenario
+    told, meters = Told(lost=given.lost_steps), BOARDS[given.board].grade
+
+    def known(log: bool) -> Weights:
+        return learnt(given.physics, given.board, given.seed, log, given.learning_s)
+
+    rule = weighted(run, readings, known, given.seed, told, meters) if given.learning_s else []
+    cold = weighted(run, readings, lambda log: weights, given.seed, told, meters)
+    rule += [replace(outcome, policy="weighted-cold") for outcome in cold]
     if not everything:
-        return [*rule, by_group(run, readings, weights, "tokens", seed)[0]]
-    return [*rule, *plain(run, readings, weights, seed), whole_window(run, readings)]
+        return [*rule, *plain(run, readings, weights, given.seed, told, meters, "tokens")]
+    others = plain(run, readings, weights, given.seed, told, meters, "tokens", "output-tokens", "time")
+    return [*rule, closed_form(run, readings, weights), *others, whole_window(run, readings)]
 
 
 def wape_percent(said: dict[str, float], true: dict[str, float]) -> float:
@@ -79,7 +133,7 @@ def tenant_bias_percent(scene: Scene, said: dict[str, float]) -> float:
         if job.seen:
             sums[job.tenant][0] += said[job.row]
             sums[job.tenant][1] += scene.truth[job.row]
-    return 100 * max(abs(got / true - 1) for got, true in sums.values())
+    return 100 * max((abs(got / true - 1) for got, true in sums.values() if true), default=0.0)
 
 
 def row(scene: Scene, outcome: Outcome) -> dict[str, object]:
@@ -90,11 +144,13 @@ def row(scene: Scene, outcome: Outcome) -> dict[str, object]:
         "grade": outcome.grade,
         "concurrency": given.concurrency,
         "physics": given.physics,
-        "workload": given.workload + (f"-unseen-{given.unseen * 100:.0f}" if given.unseen else ""),
+        "workload": given.label,
         "wape_percent": round(wape_percent(outcome.joules, scene.truth), 3),
         "tenant_bias_percent": round(tenant_bias_percent(scene, outcome.joules), 3),
         "conserved": outcome.conserved,
+        "slowest_settled_after_s": outcome.settled_after_s,
         "sensor": given.board,
+        "learning_s": given.learning_s,
         "seed": given.seed,
         "requests": len(scene.truth),
         "measured_concurrency": round(scene.run.concurrency, 2),

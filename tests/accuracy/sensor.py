@@ -1,8 +1,9 @@
 """The board's energy counter as a poller sees it: it moves every 100 ms, and may have looked only part of the time.
 
-True power is constant within a step. The counter adds, at each edge, either the energy since the last edge or the
-mean power of the last `looks_s` seconds times the period (the part-time sensor of data-centre boards). It is shown
-`lag_s` late, times the board's gain, in whole millijoules, and some polls are lost.
+True power is constant within a step. The counter adds, at each edge, the mean power of the last `looks_s` seconds times
+the period: all of it, a part (the part-time sensor of data-centre boards), or more (a power reading that is itself a
+mean over a second, added up where there is no counter). It is shown `lag_s` late, times the board's gain, in whole
+millijoules, and some polls are lost.
 """
 
 import random
@@ -17,7 +18,7 @@ from tests.accuracy.engine import Run
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """What a sensor is like. Seconds; gain and lost are plain fractions."""
+    """What a sensor is like. Seconds; gain and lost are plain fractions. grade: what accounting calls it."""
 
     name: str
     period_s: float = 0.1
@@ -27,11 +28,18 @@ class Board:
     gain_spread: float = 0.0
     poll_s: float = 0.05
     poll_late_s: float = 0.0
+    grade: str = "B"
 
 
 EXACT = Board("exact", poll_s=0.02)
 PART_TIME = Board("part-time", looks_s=0.025, lag_s=0.02, lost=0.02, gain_spread=0.05, poll_s=0.05, poll_late_s=0.004)
-BOARDS = {board.name: board for board in (EXACT, PART_TIME)}
+SLOW = Board("slow", looks_s=0.025, lag_s=0.02, lost=0.02, gain_spread=0.05, poll_s=1.0, poll_late_s=0.02)
+"""A counter that is asked once a second, as over a network."""
+AVERAGED = Board(
+    "averaged", looks_s=1.0, lag_s=0.02, lost=0.02, gain_spread=0.05, poll_s=0.05, poll_late_s=0.004, grade="C"
+)
+"""No counter: the power reading of an H100, a mean over the last second, added up."""
+BOARDS = {board.name: board for board in (EXACT, PART_TIME, SLOW, AVERAGED)}
 
 
 class Power:
@@ -62,8 +70,9 @@ def samples(run: Run, board: Board, rng: random.Random) -> tuple[list[Sample], f
     edges, counter = [0.0], [5000.0]
     at = phase
     while at < run.end:
-        seen = power.joules_until(at) - power.joules_until(max(0.0, at - board.looks_s))
-        counter.append(counter[-1] + gain * seen * board.period_s / board.looks_s)
+        since = max(0.0, at - board.looks_s)
+        seen = power.joules_until(at) - power.joules_until(since)
+        counter.append(counter[-1] + gain * seen * board.period_s / max(at - since, board.period_s / 10))
         edges.append(at + board.lag_s)
         at += board.period_s
     found = []

@@ -1,36 +1,69 @@
 """
 The bench in short: every policy conserves, and the rule is far nearer to per-step Shapley than plain token share.
 
-Bars of the project, WAPE against per-step Shapley on the mix: A 1.5; B 3 at concurrency 4 and 6 at 28 (own physics),
-6 and 8 (other physics); worst tenant 2; 30 % unseen traffic 7. The limits below are those that hold with margin as
-the code is now; a bar is "not reached" where its limit is above it. Lower them as the code gets better.
+LIMITS is one table of what is held: `bar` is what the project wants, `held` what these short runs hold with margin as
+the code is now; a bar is not reached where `held` is above it. Lower `held` as the code gets better, never raise it.
+The whole bench (python -m tests.accuracy) runs longer, on more of everything; its figures are steadier than these.
 """
 
-import random
+from dataclasses import dataclass, replace
 
 import pytest
 
 from proxy.accounting.weights import LLAMA_8B, roofline_prior
+from tests.accuracy.__main__ import chosen, main, parsed, standard
 from tests.accuracy.ablation import true_weights
-from tests.accuracy.engine import Load, Run, Step, simulate
-from tests.accuracy.physics import PHYSICS, Own, Roofline
-from tests.accuracy.policies import Outcome, by_group, by_step_log
+from tests.accuracy.cost import BAR, SETTLEMENT, measured
+from tests.accuracy.policies import Outcome, by_group, closed_form
 from tests.accuracy.scenario import Scenario, Scene, outcomes, play, tenant_bias_percent, wape_percent
-from tests.accuracy.shapley import _sampled, truth
 from tests.accuracy.view import Told
-from tests.accuracy.workloads import jobs
 
-SHORT = 3.0
-A_LIMIT = 3.0  # bar 1.5: not reached, the part-time sensor's own noise is 2 at the settlement window of 100 ms
-B_LIMIT_AT_4 = 10.0  # bar 3: not reached, cached tokens are known too late
-B_LIMIT_AT_28 = 30.0  # bar 6: not reached, same reason
-UNSEEN_LIMIT = 18.0  # bar 7: not reached
+AT_4 = Scenario(concurrency=4, shorter=2, learning_s=60.0)
+AT_28 = replace(AT_4, concurrency=28)
+COLD_4 = replace(AT_4, shorter=3, learning_s=0.0)
+COLD_28 = replace(COLD_4, concurrency=28, shorter=4)
 
 
-def wape(scene: Scene, policy: str, grade: str | None = "B") -> float:
-    chosen = next(o for o in said(scene) if (o.policy, o.grade) == (policy, grade))
-    return wape_percent(chosen.joules, scene.truth)
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Percent. grade: of `weighted`, or of `weighted-cold` where the cell leaves no time to learn.
 
+    bar: of the project, None where it names none.
+    """
+
+    cell: Scenario
+    grade: str
+    bar: float | None
+    held: float
+
+
+LIMITS = {
+    "A, own physics at 4": Limit(AT_4, "A", bar=1.5, held=3.0),
+    "A, own physics at 28": Limit(AT_28, "A", bar=1.5, held=3.0),
+    "B, own physics at 4": Limit(AT_4, "B", bar=3.0, held=5.0),
+    "B, own physics at 28": Limit(AT_28, "B", bar=6.0, held=5.0),
+    "B, roofline at 4": Limit(replace(COLD_4, physics="roofline"), "B", bar=6.0, held=6.0),
+    "B, power cap at 28, bursty": Limit(
+        replace(COLD_28, physics="power-cap", workload="bursty"), "B", bar=8.0, held=8.0
+    ),
+    "B, superlinear at 4": Limit(replace(COLD_4, physics="superlinear"), "B", bar=6.0, held=6.0),
+    "B, 30 % unseen at 4": Limit(replace(COLD_4, unseen=0.3), "B", bar=7.0, held=20.0),
+    "A, 30 % unseen at 4": Limit(replace(COLD_4, unseen=0.3), "A", bar=7.0, held=4.0),
+    "A, a tenth of the log lost": Limit(replace(COLD_4, lost_steps=0.1), "A", bar=None, held=5.0),
+    "B, habits of all kinds": Limit(
+        replace(COLD_4, silent=0.2, aborted=0.1, several=0.1, workload="wide"), "B", bar=None, held=10.0
+    ),
+}
+TENANT_BAR, TENANT_HELD = 2.0, 6.0
+"""The worst tenant's error in percent, at 4 and at 28 on the rule's own physics."""
+TOKENS_AT_4, TOKENS_AT_28 = 13.0, 22.0
+"""Plain token share is at least so wrong (about 18 and 27 in the whole bench), or the bench would be too easy."""
+HARD = [
+    replace(COLD_4, shorter=6, draft=3, physics="moe"),
+    replace(COLD_4, shorter=6, blocks=1_500, physics="drift", board="averaged"),
+    replace(COLD_4, shorter=6, max_seqs=3, physics="dvfs", board="slow", aborted=0.3, unseen=0.2),
+]
+"""What nobody set a bar for; that everything conserves has no exception."""
 
 _SAID: dict[Scenario, list[Outcome]] = {}
 
@@ -38,145 +71,136 @@ _SAID: dict[Scenario, list[Outcome]] = {}
 def said(scene: Scene) -> list[Outcome]:
     """Every cell is divided once for all tests."""
     if scene.scenario not in _SAID:
-        _SAID[scene.scenario] = outcomes(scene, everything=scene.scenario.concurrency == 4)
+        _SAID[scene.scenario] = outcomes(scene, everything=scene.scenario == AT_4)
     return _SAID[scene.scenario]
 
 
-CELLS = [
-    Scenario(shorter=SHORT),
-    Scenario(concurrency=28, shorter=SHORT),
-    Scenario(concurrency=1.1, shorter=SHORT),
-    Scenario(physics="roofline", shorter=SHORT),
-    Scenario(workload="bursty", physics="power-cap", shorter=SHORT),
-    Scenario(physics="drift", unseen=0.3, shorter=SHORT),
-]
+def of(scene: Scene, policy: str, grade: str = "B") -> Outcome:
+    return next(one for one in said(scene) if (one.policy, one.grade) == (policy, grade))
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell.workload}-{cell.physics}-{cell.concurrency}")
+def wape(scene: Scene, policy: str, grade: str = "B") -> float:
+    return wape_percent(of(scene, policy, grade).joules, scene.truth)
+
+
+CELLS = [*dict.fromkeys(limit.cell for limit in LIMITS.values()), *HARD]
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell.label}-{cell.physics}-{cell.concurrency}")
 def test_every_policy_conserves_to_the_microjoule(cell: Scenario) -> None:
     """
     What requests, idle, unattributed and unmeasured got is what the counter moved, as whole numbers.
     """
-    assert [] == [o.policy for o in said(play(cell)) if o.grade is not None and not o.conserved]
+    assert [] == [(o.policy, o.grade) for o in said(play(cell)) if o.grade is not None and not o.conserved]
 
 
-def test_the_rule_beats_plain_token_share_by_far_at_concurrency_4() -> None:
+@pytest.mark.parametrize("name", LIMITS)
+def test_the_rule_stays_within_its_limit(name: str) -> None:
     """
-    Plain token share is wrong by more than 14 %, the rule by a fraction of that.
+    Weighted absolute error against per-step Shapley, and far below plain token share's.
     """
-    scene = play(CELLS[0])
+    limit = LIMITS[name]
+    scene = play(limit.cell)
 
-    assert wape(scene, "tokens") > 14
-    assert wape(scene, "weighted") < B_LIMIT_AT_4
-    assert wape(scene, "weighted") < wape(scene, "tokens") / 2
+    policy = "weighted" if limit.cell.learning_s else "weighted-cold"
+
+    assert wape(scene, policy, limit.grade) < limit.held
+    assert wape(scene, policy, limit.grade) < wape(scene, "tokens")
 
 
-def test_the_rule_beats_plain_token_share_in_a_full_batch() -> None:
+@pytest.mark.parametrize("grade", ["A", "B"])
+@pytest.mark.parametrize("cell", [AT_4, AT_28], ids=lambda cell: str(cell.concurrency))
+def test_no_tenant_pays_much_more_or_less_than_its_own(cell: Scenario, grade: str) -> None:
     """
-    At concurrency 28 as well, where plain token share is wrong by about 28 %.
+    The kinds of requests are tenants of their own, so a bias against a kind of work would show.
     """
-    scene = play(CELLS[1])
+    scene = play(cell)
 
-    assert wape(scene, "tokens") > 20
-    assert wape(scene, "weighted") < min(B_LIMIT_AT_28, wape(scene, "tokens"))
+    assert tenant_bias_percent(scene, of(scene, "weighted", grade).joules) < TENANT_HELD
 
 
-@pytest.mark.parametrize("cell", CELLS[:2], ids=lambda cell: str(cell.concurrency))
-def test_a_step_log_leaves_little_error(cell: Scenario) -> None:
+def test_plain_token_share_is_wrong_by_what_research_says() -> None:
     """
-    Where every step is known only the sensor and the prior's weights are wrong.
+    About 14 % at concurrency 4 and 28 % in a full batch, or the bench would be too easy.
     """
-    assert wape(play(cell), "weighted", "A") < A_LIMIT
+    assert wape(play(AT_4), "tokens") > TOKENS_AT_4
+    assert wape(play(AT_28), "tokens") > TOKENS_AT_28
 
 
-def test_unseen_traffic_does_not_fall_on_the_visible() -> None:
+def test_told_the_facts_in_time_the_rule_needs_no_log() -> None:
     """
-    With 30 % of the requests bypassing the proxy the visible ones are charged about their own.
+    With cached tokens and queue time known at the first token, B is nearly as good as A.
     """
-    scene = play(Scenario(unseen=0.3, shorter=SHORT))
-
-    assert wape(scene, "weighted") < UNSEEN_LIMIT
-
-
-def test_told_the_facts_in_time_the_rule_is_within_its_bar() -> None:
-    """
-    The rule itself is not the limit: with cached tokens and queue time known, B is under its bar of 3 %.
-    """
-    scene = play(CELLS[0])
+    scene = play(AT_4)
     told = Told(cached_at_first=True, queue_at_first=True)
     outcome, _ = by_group(scene.run, scene.readings, scene.weights, "weighted", 1, told)
 
     assert wape_percent(outcome.joules, scene.truth) < 3.5
-    assert tenant_bias_percent(scene, outcome.joules) < 3.5
-
-
-def run_of(physics: Own, *, seconds: float = 4.0, rate: float = 3.0) -> Run:
-    return simulate(jobs("mixed", rate, seconds, 3), physics, random.Random(1))
-
-
-@pytest.mark.parametrize("name", PHYSICS)
-def test_the_truth_adds_up_to_the_energy_of_all_steps(name: str) -> None:
-    """
-    Shapley's rule is efficient: nothing is lost and nothing made, on every physics.
-    """
-    physics = PHYSICS[name](random.Random(2))
-    run = run_of(physics)
-
-    assert sum(truth(run, physics, random.Random(3), budget=50_000).values()) == pytest.approx(
-        sum(step.joules for step in run.steps)
-    )
-
-
-def test_random_orders_agree_with_the_closed_form() -> None:
-    """
-    On affine physics the sampled value and the closed form are the same.
-    """
-    physics = Own(random.Random(4))
-    step = next(step for step in run_of(physics).steps if len(step.loads) >= 3)
-    exact = truth(Run([], [step]), physics, random.Random(5))
-    values = _sampled(step, physics, 2_000, random.Random(6))
-
-    for load, value in zip(step.loads, values, strict=True):
-        assert value * step.joules / sum(values) == pytest.approx(exact[load.job.row], rel=0.05)
-
-
-def test_a_request_that_fits_under_the_memory_time_makes_a_step_affine() -> None:
-    """
-    Where arithmetic never exceeds the time of streaming the weights, the closed form is the truth.
-    """
-    physics = Roofline(random.Random(7))
-    run = run_of(physics)
-    affine = [s for s in run.steps if len(s.loads) > 1 and physics.affine(s.loads, s.static_w)]
-    step: Step = affine[0]
-    loads: list[Load] = step.loads
-    exact = truth(Run([], [step]), physics, random.Random(8))
-    values = _sampled(step, physics, 2_000, random.Random(9))
-
-    assert len(loads) == len(exact)
-    for load, value in zip(loads, values, strict=True):
-        assert value * step.joules / sum(values) == pytest.approx(exact[load.job.row], rel=0.05)
-
-
-def test_the_engine_computes_every_prompt_and_makes_every_token_once() -> None:
-    """
-    The simulator itself loses no work: prompts less what was cached, and one output token per emission.
-    """
-    run = run_of(Own(random.Random(1)))
-    computed = sum(load.p for step in run.steps for load in step.loads)
-    made = sum(len(step.emitted) for step in run.steps)
-
-    assert computed == sum(job.prompt - job.cached for job in run.jobs)
-    assert made == sum(job.output for job in run.jobs)
-    assert run.counters()[-1][1:] == (made, computed, sum(job.cached for job in run.jobs))
 
 
 def test_the_step_log_and_an_exact_sensor_leave_only_the_weights() -> None:
     """
     With the physics' own weights, an exact counter and every step known, what is left is below 1 %.
     """
-    scene = play(Scenario(board="exact", shorter=SHORT))
+    scene = play(replace(AT_4, board="exact"))
     assert scene.weights == roofline_prior(LLAMA_8B)
 
-    outcome = by_step_log(scene.run, scene.readings, true_weights(scene))
+    outcome = closed_form(scene.run, scene.readings, true_weights(scene))
 
     assert wape_percent(outcome.joules, scene.truth) < 1.0
+
+
+def test_another_mix_physics_and_seed_is_one_line() -> None:
+    """
+    A reviewer's own cells: every option with commas is combined with the others.
+    """
+    line = "--mix chat=0.3,long=0.3,agent=0.4 --physics own,roofline --concurrency 4,28 --seed 7 --draft 2"
+    cells = chosen(parsed(line.split()))
+
+    assert cells is not None
+    assert [(cell.physics, cell.concurrency) for cell in cells] == [
+        *(("own", 4.0), ("own", 28.0)),
+        *(("roofline", 4.0), ("roofline", 28.0)),
+    ]
+    assert {(cell.demand.mix, cell.draft, cell.seed) for cell in cells} == {
+        ((("chat", 0.3), ("long", 0.3), ("agent", 0.4)), 2, 7)
+    }
+
+
+def test_the_report_has_a_row_for_each_policy_and_seed(tmp_path, capsys) -> None:
+    """
+    The JSON has the keys that others read.
+    """
+    path = tmp_path / "rows.json"
+
+    assert main(f"--only chat --concurrency 2 --shorter 16 --learning-s 5 --seeds 5,6 --json {path}".split()) == 0
+    assert '"policy": "weighted"' in path.read_text()
+    for key in ("policy", "grade", "concurrency", "physics", "wape_percent"):
+        assert path.read_text().count(f'"{key}"') == 2 * 9
+    assert "mean / worst of 2 seeds" in capsys.readouterr().out
+
+
+def test_the_whole_bench_covers_what_is_named() -> None:
+    """
+    Every workload, physics and sensor is in it, and every cell once.
+    """
+    cells = standard(1, quick=False)
+
+    assert len(set(cells)) == len(cells)
+    assert {cell.label for cell in cells} >= {"mixed-unseen-30", "mixed-draft-3", "mixed-blocks-2000", "mooncake"}
+    assert standard(1, quick=True)
+
+
+@pytest.mark.parametrize("log", [False, True], ids=["B", "A"])
+def test_settlement_is_cheap_and_grows_with_the_requests_only(log: bool) -> None:
+    """
+    CPU time of the group's and the settlement's own calls, as a fraction of one core.
+    """
+    few, many = (measured(rate, log=log, seconds=1.0).core(SETTLEMENT) for rate in (150, 600))
+
+    assert many < 0.6 * COST_HELD
+    assert many / few < 4 * 1.7
+
+
+COST_HELD = 2.5 * BAR
+"""At 1,000 requests per second. The bar is BAR on a core of its own; this allows for a machine that others use, too."""

@@ -432,7 +432,10 @@ def test_gpus_are_named_by_uuid_or_a_unique_beginning_of_one(beside_stand_in: An
     assert seen["GPU-aa"] == "ConfigurationError: GPU-aa is the beginning of several GPUs: GPU-aa11, GPU-aa22"
     assert seen["GPU-zz"] == f"ConfigurationError: GPU-zz {there_are}"
     assert seen["0"] == f"ConfigurationError: 0 {there_are}"
-    assert seen["MIG-1"].startswith("ConfigurationError: MIG-1 is a MIG instance")
+    assert seen["MIG-1"] == (
+        "ConfigurationError: MIG-1 is a MIG instance, and NVML measures energy of whole boards only: name the board's "
+        "GPU-... UUID, and set share_gpus = true where several backends run on it"
+    )
     assert seen["GPU-bb33,GPU-b"].startswith("ConfigurationError: gpus names GPU-bb33 more than once")
 
 
