@@ -472,6 +472,9 @@ def test_a_stalled_stream_goes_on_when_it_is_released(simulated_engine: Simulate
         seen = next(pieces)
         while seen.count(b"data: ") < 2:
             seen += next(pieces)
+        deadline = time.monotonic() + 10
+        while simulated_engine.counters.generated < 6 and time.monotonic() < deadline:
+            time.sleep(0.005)
         simulated_engine.release()
         seen += b"".join(pieces)
     assert seen.endswith(b"data: [DONE]\n\n")

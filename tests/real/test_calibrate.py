@@ -36,6 +36,12 @@ def test_a_short_calibration_of_the_real_server_is_taken_by_the_service(
         cwd=Path(__file__).parents[2],
     )
 
+    if done.returncode == 1:
+        # The meter is a model of CPU time: what else runs here may hide all that there is to learn. Then it says so.
+        assert "nothing was written" in done.stdout.lower(), done.stdout + done.stderr
+        assert "the prior by" in done.stdout, done.stdout
+        assert not output.exists()
+        return
     assert done.returncode == 0, done.stdout + done.stderr
     weights, about = read_weights(output)
     assert (about.model, about.estimated, about.steps) == ("tiny", True, "token times")

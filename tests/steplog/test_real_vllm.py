@@ -161,8 +161,8 @@ def test_an_aborted_request_is_reported_up_to_its_end(engine: RealEngine, listen
     tokens = counter(engine, "vllm:generation_tokens_total") - made - 2
     assert total["prefill"] == 2
     assert 4 <= total["decode"] < 890
-    # the step under way when the abort came gave a token that nobody counts
-    assert 0 <= total["decode"] + 1 - tokens <= 1
+    # the steps under way when the abort came gave tokens that nobody counts; a starved server is some steps late
+    assert 0 <= total["decode"] + 1 - tokens <= 5
 
 
 def crowd(engine: RealEngine, listener: Listener) -> None:
