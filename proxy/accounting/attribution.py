@@ -186,7 +186,9 @@ def _first_that_sees(*candidates: list[float]) -> list[float]:
 
 
 def _by_phase(energy: Microjoules, parts: tuple[float, float, float]) -> tuple[Microjoules, Microjoules, Microjoules]:
-    if sum(parts) <= 0:
+    whole = sum(parts)
+    if whole <= 0:
         return Microjoules(0), Microjoules(0), energy
-    prefill, decode, shared = apportion(energy, parts)
-    return prefill, decode, shared
+    # `apportion` without its lists: this is called for every request of every window
+    prefill, both = round(energy * (parts[0] / whole)), round(energy * ((parts[0] + parts[1]) / whole))
+    return Microjoules(prefill), Microjoules(both - prefill), Microjoules(energy - both)

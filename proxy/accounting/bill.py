@@ -82,11 +82,13 @@ class Bill:
         energy_uj: a provisional figure; what it has beyond the divided windows is only predicted.
         """
         energy = self.energy_uj if energy_uj is None else energy_uj
+        if energy <= 0:
+            return None
         rest = PREDICTED * (energy - self.energy_uj)
         spread = self.spread
         noise = spread.noise_uj2 + rest * rest
         off = standard_deviation(spread.prefill, spread.shared, spread.unseen, self.guess_error_uj, noise)
-        return off / energy if energy > 0 else None
+        return off / energy
 
     def row(
         self,

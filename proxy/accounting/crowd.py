@@ -11,7 +11,8 @@ from proxy.accounting.units import Nanoseconds
 class Crowd:
     """The integral of 1/n over a window; n counts sequences.
 
-    covered_ns: time in which there was anybody.
+    covered_ns: time in which there was anybody. edges: when n changes; rates: 1/n from each edge to the next;
+    integrals: of 1/n, from the window's start to each edge.
     """
 
     def __init__(self, window: Span, presences: Iterable[tuple[Span, float]]) -> None:
@@ -19,29 +20,29 @@ class Crowd:
         for span, sequences in presences:
             change[span.start] = change.get(span.start, 0.0) + sequences
             change[span.end] = change.get(span.end, 0.0) - sequences
-        self._edges = sorted(change)
-        self._rates: list[float] = []
-        self._integral = [0.0]
+        self.edges = sorted(change)
+        self.rates: list[float] = []
+        self.integrals = [0.0]
         self.covered_ns = 0
         held = 0.0
-        for edge, following in pairwise(self._edges):
+        for edge, following in pairwise(self.edges):
             held += change[edge]
             occupied = held > 1e-9
             self.covered_ns += (following - edge) if occupied else 0
-            self._rates.append(1.0 / held if occupied else 0.0)
-            self._integral.append(self._integral[-1] + self._rates[-1] * (following - edge))
-        self._last = len(self._rates) - 1
+            self.rates.append(1.0 / held if occupied else 0.0)
+            self.integrals.append(self.integrals[-1] + self.rates[-1] * (following - edge))
+        self._last = len(self.rates) - 1
 
     @property
     def covered(self) -> tuple[Span, ...]:
         """When there was anybody."""
-        edges = zip(pairwise(self._edges), self._rates, strict=True)
+        edges = zip(pairwise(self.edges), self.rates, strict=True)
         return union(pair for pair, rate in edges if rate > 0)
 
     def up_to(self, instant: Nanoseconds) -> float:
         """Nanoseconds times 1/n from the window's start to an instant inside the window."""
-        index = min(bisect_right(self._edges, instant) - 1, self._last)
-        return self._integral[index] + self._rates[index] * (instant - self._edges[index])
+        index = min(bisect_right(self.edges, instant) - 1, self._last)
+        return self.integrals[index] + self.rates[index] * (instant - self.edges[index])
 
     def mean_share(self, span: Span) -> float:
         """Time mean of 1/n over a span inside the window."""

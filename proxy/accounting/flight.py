@@ -102,9 +102,12 @@ class Flight:
     @property
     def cached(self) -> int:
         """Prompt tokens found in the cache when each prompt was read first, as the engine said or else as guessed."""
-        guess, told = self._part(self.cached_part), self.cached_tokens
-        if told is None or self.sequences == 1:
-            return guess if told is None else told
+        told = self.cached_tokens
+        if told is not None and self.sequences == 1:
+            return told
+        guess = self._part(self.cached_part)
+        if told is None:
+            return guess
         # Of several prompts one's hits are told, of several answers to one prompt what a later one found.
         if self.prompts == self.sequences:
             return max(guess, told)
@@ -148,7 +151,7 @@ class Flight:
 
     def _part(self, part: float) -> int:
         """Tokens in a part of the prompt that was found: the last one of each prompt is always computed."""
-        return max(0, min(int(self.prompt * part), self.prompt - self.prompts))
+        return max(0, min(int(self.prompt * part), self.prompt - self.prompts)) if part else 0
 
     @property
     def refused(self) -> bool:

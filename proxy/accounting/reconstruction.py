@@ -5,9 +5,9 @@ its own tokens are its steps; a prefill lives through the steps of the streams b
 research on attribution without a step log (section 6.4).
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from math import ceil
 
 from proxy.accounting import experts
@@ -132,35 +132,43 @@ def _add_prefill(work: Work, flight: Flight, span: Span, part: Span, reading: Re
 
 
 def _add_ticks(work: Work, flight: Flight, reading: Reading) -> None:
-    """The decode of a stream; the first token of a sequence belongs to its prefill.
+    """The decode of a stream; the first token of a sequence belongs to its prefill."""
+    ticks, window = flight.ticks, reading.window
+    if len(ticks) < 2 or ticks[-1].at <= window.start or ticks[0].at >= window.end:
+        return
+    first_made, last_made, steps = _made_in(ticks, window, reading.crowd)
+    if last_made > first_made:
+        _add_decode(work, flight, last_made - first_made, (first_made + last_made) / 2, steps, reading)
+
+
+def _made_in(ticks: Iterable[tuple[int, float]], window: Span, crowd: Crowd) -> tuple[float, float, float]:
+    """Tokens made before a window and until its end, and the sum of 1/n over those in between.
 
     Called for every stream of every window, so it is one plain loop.
     """
-    ticks = flight.ticks
-    if len(ticks) < 2 or ticks[-1].at <= reading.window.start:
-        return
-    start, end, up_to = reading.window.start, reading.window.end, reading.crowd.up_to
-    tokens = steps = 0.0
-    first_made = last_made = 0.0
-    (at, made), reached, integral = ticks[0], None, 0.0
-    for next_at, next_made in islice(ticks, 1, None):
+    start, end = window.start, window.end
+    edges, rates, integrals = crowd.edges, crowd.rates, crowd.integrals
+    later = iter(ticks)
+    at, made = next(later)
+    first, place, integral, steps = None, 0, 0.0, 0.0
+    for next_at, next_made in later:
+        if next_at > start and next_at > at:
+            if first is None:
+                if at < start:
+                    made, at = made + (next_made - made) * (start - at) / (next_at - at), start
+                first, place = made, bisect_right(edges, at) - 1
+                integral = integrals[place] + rates[place] * (at - edges[place])
+            if next_at > end:
+                next_made, next_at = made + (next_made - made) * (end - at) / (next_at - at), end
+            # up to, but not into, the stretch that begins there: the last edge begins none
+            place = bisect_left(edges, next_at, place) - 1
+            after = integrals[place] + rates[place] * (next_at - edges[place])
+            steps += (next_made - made) * (after - integral) / (next_at - at)
+            integral = after
+        at, made = next_at, next_made
         if at >= end:
             break
-        if next_at > start and next_at > at:
-            low, high = (at if at > start else start), (next_at if next_at < end else end)
-            if reached != low:
-                integral = up_to(low)
-            after = up_to(high)
-            per_ns = (next_made - made) / (next_at - at)
-            if not tokens:
-                first_made = made + per_ns * (low - at)
-            tokens += per_ns * (high - low)
-            steps += per_ns * (after - integral)
-            last_made = made + per_ns * (high - at)
-            reached, integral = high, after
-        at, made = next_at, next_made
-    if tokens:
-        _add_decode(work, flight, tokens, (first_made + last_made) / 2, steps, reading)
+    return (made if first is None else first), made, steps
 
 
 def _add_silent_decode(work: Work, flight: Flight, reading: Reading) -> None:

@@ -9,6 +9,7 @@ The bar: below 10 % of one core at 1,000 requests per second, and in proportion 
 
 import argparse
 import cProfile
+import gc
 import io
 import pstats
 import random
@@ -43,9 +44,10 @@ COUNTER = Nanoseconds(100 * MILLISECOND)
 POWER_W = 600
 WARM_S, SECONDS = 3.0, 10.0
 BAR = 0.10
-PARTS = ("open", "sampled", "scraped", "stepped", "settle", "quote", "ticks")
-"""What is timed. quote: the provisional figure at the end of each stream; ticks: the relay's own noting of tokens."""
-SETTLEMENT = PARTS[:-2]
+PARTS = ("open", "sampled", "scraped", "stepped", "settle", "quote", "ticks", "prompt")
+"""What is timed. quote: the provisional figure at the end of each stream; ticks: the relay's own noting of tokens;
+prompt: its naming of a prompt's pieces."""
+SETTLEMENT = PARTS[:-3]
 """What the bar is about."""
 Event = tuple[int, int, str, Callable[[], object]]
 
@@ -112,15 +114,18 @@ class Bench:
     def _stream(self, number: int) -> Stream:
         at = Nanoseconds(round((number + self._rng.random()) * SECOND / self.rate))
         row = f"{number:032x}"
-        ask = asked((Message("user", (Part(number, PROMPT),)),), stream=True, answers=1, embedding=False)
-        flight = Flight(row, row, at, prompt_estimate=ask.prompt_estimate, prefix=ask.prefix)
+        flight = Flight(row, row, at)
         bill = Bill(flight, f"tenant-{number % 20}", "m", "b", "chat", True, "weighted", at)
         return Stream(bill, f"chatcmpl-{row}-{self._rng.getrandbits(32):08x}", at // STEP + 1)
 
     def run(self, profiler: cProfile.Profile | None = None) -> Cost:
         """All events in the order of their times; the first seconds do not count."""
         spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
-        for at, _, part, act in sorted(self._events(), key=lambda event: event[:2]):
+        events = sorted(self._events(), key=lambda event: event[:2])
+        # What the collector would do about all of these is not settlement's cost.
+        gc.collect()
+        gc.freeze()
+        for at, _, part, act in events:
             self.now = Nanoseconds(at)
             profiled = profiler if part in SETTLEMENT and at >= WARM_S * SECOND else None
             if profiled:
@@ -131,13 +136,16 @@ class Bench:
             if profiled:
                 profiled.disable()
             spent[part] += took if at >= WARM_S * SECOND else 0.0
+        gc.unfreeze()
         if self.group.meters["gpu"].imbalance:
             raise AssertionError("the books do not balance")
         return Cost(self.rate, self.log, (self.until - WARM_S * SECOND) / SECOND, spent)
 
     def _events(self) -> Iterator[Event]:
-        for stream in self._streams:
-            yield stream.bill.flight.sent, 0, "open", lambda bill=stream.bill: self.group.open(bill)
+        for number, stream in enumerate(self._streams):
+            bill = stream.bill
+            yield bill.flight.sent, -1, "prompt", lambda flight=bill.flight, number=number: _read(flight, number)
+            yield bill.flight.sent, 0, "open", lambda bill=bill: self.group.open(bill)
         for number in range(self.until // STEP):
             yield from self._step(number)
         for at in range(0, self.until, POLL):
@@ -191,6 +199,11 @@ class Bench:
         made = sum(max(0, min(TOKENS, done - stream.begins)) for stream in self._streams)
         read = sum(PROMPT for stream in self._streams if stream.begins < done)
         return EngineCounters(Nanoseconds(at), float(len(self._holding[done])), 0.0, float(made), float(read), 0.0)
+
+
+def _read(flight: Flight, number: int) -> None:
+    ask = asked((Message("user", (Part(number, PROMPT),)),), stream=True, answers=1, embedding=False)
+    flight.prompt_estimate, flight.prefix = ask.prompt_estimate, ask.prefix
 
 
 def measured(rate: int, *, log: bool, seconds: float = SECONDS, profiler: cProfile.Profile | None = None) -> Cost:
