@@ -14,7 +14,9 @@ from fastapi.testclient import TestClient
 from starlette.requests import Request
 
 from proxy.pages import openai_errors
-from proxy.reports import Finder, energy_routes, record
+from proxy.reports.finder import Finder
+from proxy.reports.records import record
+from proxy.reports.routes import energy_routes
 from proxy.stores import open_store
 from proxy.stores.ledger import Ledger
 from tests.stores.examples import request_row
@@ -132,7 +134,7 @@ def test_waits_for_the_settled_figure(office: Office, monkeypatch: pytest.Monkey
         finder_sleeps.append(seconds)
         office.settle()
 
-    monkeypatch.setattr("proxy.reports.asyncio.sleep", settle_instead_of_sleeping)
+    monkeypatch.setattr("proxy.reports.finder.asyncio.sleep", settle_instead_of_sleeping)
     _, found = office.get("requests/r", wait=5)
 
     assert found["status"] == "settled"

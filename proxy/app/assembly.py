@@ -20,7 +20,8 @@ from proxy.metrics import BooksCollector, RequestHistograms
 from proxy.pages import exact_page, openai_errors, status_routes
 from proxy.ports import Meter
 from proxy.relay import Relay
-from proxy.reports import Finder, energy_routes
+from proxy.reports.finder import Finder
+from proxy.reports.routes import energy_routes
 from proxy.routes import RelayEndpoint, Tenants
 from proxy.sampler import Sampler
 from proxy.settings import Settings, key_digest

@@ -1,0 +1,1 @@
+"""GET /energy/*: what the ledger and the open requests say, as JSON."""
