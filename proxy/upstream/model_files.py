@@ -42,5 +42,9 @@ def read_shape(path: Path, kv_cache_dtype: str = "auto") -> ModelShape | None:
         config = None
     shape = shape_from_config(_object(config), kv_cache_dtype)
     if shape is None:
-        _log.info("%s tells no shape of a decoder; its requests are weighed as if it were Llama 3.1 8B", path)
+        _log.info(
+            "%s tells no shape of a decoder; its requests are weighed as if it were Llama 3.1 8B. "
+            "Set model_config_file to the model's config.json.",
+            path,
+        )
     return shape

@@ -1,6 +1,7 @@
 """Which weights a backend starts with: calibrated ones from a file, else the roofline of its model on its boards."""
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from proxy.accounting.model_shape import LLAMA_8B, ModelShape
 from proxy.accounting.weights import Weights, roofline_prior
 from proxy.errors import ConfigurationError
 from proxy.ports import Meter
+from proxy.upstream.hub_cache import config_of
 from proxy.upstream.model_files import read_shape
 from proxy.upstream.weights_file import read_weights
 
@@ -45,10 +47,11 @@ class Priors:
         return self._roofline(shape)
 
     def for_model(self, root: str) -> Weights | None:
-        """Once the engine has told where its model lies; None where that changes nothing."""
+        """Once the engine has told its model, a folder or a name on the hub; None where that changes nothing."""
         if self._weights_file is not None or self._config_file is not None:
             return None
-        shape = read_shape(Path(root))
+        path = Path(root)
+        shape = read_shape(path if path.exists() else config_of(root, os.environ) or path)
         return None if shape is None else self._roofline(shape)
 
     def _roofline(self, shape: ModelShape) -> Weights:
