@@ -32,6 +32,7 @@ class EngineCounters:
     cache_capacity_tokens: what its prefix cache has room for, 0 if it keeps none; None where it does not tell.
     drafts: None where it does not speculate.
     running and waiting are gauges at `at`: sequences in the batch, requests in the queue.
+    steps: those that gave somebody a token; of several engines the mean. firsts: sequences whose prompt has been read.
     """
 
     at: Nanoseconds
@@ -42,6 +43,8 @@ class EngineCounters:
     cached_prompt_tokens: float | None = None
     cache_capacity_tokens: float | None = None
     drafts: Drafts | None = None
+    steps: float | None = None
+    firsts: float | None = None
 
     @property
     def prompt_tokens(self) -> float:

@@ -27,6 +27,10 @@ _DRAFTS = [
     for name in (b"drafts", b"draft_tokens", b"accepted_tokens")
 ]
 
+_STEPS, _FIRSTS = (
+    re.compile(rb"^vllm:" + histogram + rb"_count(?:\{[^}]*\})?" + _VALUE, re.MULTILINE)
+    for histogram in (b"iteration_tokens_total", b"time_to_first_token_seconds")
+)
 _CACHE = re.compile(rb"^vllm:cache_config_info\{([^}]*)\}", re.MULTILINE)
 _LABEL = re.compile(rb'([a-z_]+)="([^"]*)"')
 
@@ -35,6 +39,12 @@ def _sum(pattern: re.Pattern[bytes], page: bytes) -> float | None:
     """Sum over engines of a data-parallel server; None where the series is absent."""
     values = [float(value) for value in pattern.findall(page)]
     return sum(values) if values else None
+
+
+def _mean(pattern: re.Pattern[bytes], page: bytes) -> float | None:
+    """Mean over engines of a data-parallel server; None where the series is absent."""
+    values = [float(value) for value in pattern.findall(page)]
+    return sum(values) / len(values) if values else None
 
 
 def read_counters(page: bytes, at: Nanoseconds) -> EngineCounters | None:
@@ -49,7 +59,10 @@ def read_counters(page: bytes, at: Nanoseconds) -> EngineCounters | None:
     if prompt is None or running is None or waiting is None or generation is None:
         return None
     cached, capacity = _sum(_CACHED, page), _cache_capacity(page)
-    return EngineCounters(at, running, waiting, generation, prompt, cached, capacity, _drafts(page))
+    steps = _mean(_STEPS, page)
+    return EngineCounters(
+        at, running, waiting, generation, prompt, cached, capacity, _drafts(page), steps, _sum(_FIRSTS, page)
+    )
 
 
 def _drafts(page: bytes) -> Drafts | None:

@@ -14,6 +14,7 @@ FIGURES = {
     "running": "num_requests_running",
     "waiting": "num_requests_waiting",
     "steps": "iteration_tokens_total_count",
+    "firsts": "time_to_first_token_seconds_count",
     "generation": "generation_tokens_total",
     "prompt": "prompt_tokens_total",
     "preempted": "num_preemptions_total",
@@ -30,6 +31,7 @@ class Counts:
     running: int = 0
     waiting: int = 0
     steps: int = 0
+    firsts: int = 0
     generation: int = 0
     prompt: int = 0
     computed: int = 0
@@ -69,11 +71,13 @@ def _add(counts: Counts, run: Run, number: int) -> None:
     step = run.steps[number]
     counts.running, counts.waiting = step.running, step.waiting
     counts.preempted = step.preempted
-    counts.steps += 1
+    # A step that gives nobody anything, only chunks of prompts, is not counted.
+    counts.steps += bool(step.made)
     for one in step.made:
         counts.generation += one.tokens
         if one.first:
             job, cached = one.strand.job, one.strand.cached
+            counts.firsts += 1
             counts.prompt += job.prompt
             counts.computed += job.prompt - cached
             counts.cached += cached

@@ -73,7 +73,25 @@ def test_reads_what_the_simulated_engine_writes() -> None:
     batch = Batch(prefill_s_per_token=0, step_s=0, max_sequences=1)
     batch.counters.generated, batch.counters.prompt_computed, batch.counters.prompt_cached = 5, 4, 3
 
-    assert read_counters(exposition(batch, "m").encode(), AT) == EngineCounters(AT, 0.0, 0.0, 5.0, 4.0, 3.0)
+    assert read_counters(exposition(batch, "m").encode(), AT) == EngineCounters(AT, 0.0, 0.0, 5.0, 4.0, 3.0, steps=0.0)
+
+
+def test_steps_and_first_tokens_are_the_counts_of_their_histograms() -> None:
+    """Of two engines both step for themselves, so steps are their mean; first tokens add up."""
+    one = (
+        PAGE
+        + b"""vllm:iteration_tokens_total_bucket{engine="0",le="1.0",model_name="m"} 7.0
+vllm:iteration_tokens_total_count{engine="0",model_name="m"} 20.0
+vllm:iteration_tokens_total_sum{engine="0",model_name="m"} 900.0
+vllm:time_to_first_token_seconds_count{engine="0",model_name="m"} 4.0
+"""
+    )
+    two = one.replace(b'engine="0"', b'engine="1"').replace(b" 20.0", b" 30.0")
+
+    for page, expected in ((one, (20.0, 4.0)), (one + two, (25.0, 8.0)), (PAGE, (None, None))):
+        found = read_counters(page, AT)
+        assert found is not None
+        assert (found.steps, found.firsts) == expected
 
 
 CACHE = (
