@@ -2,16 +2,22 @@
 
 from collections import deque
 from collections.abc import Sequence
+from operator import add
 
 from proxy.accounting.alignment import ArrivalLag
 from proxy.accounting.cache_guess import CacheGuess
+from proxy.accounting.curve import Curve
 from proxy.accounting.flight import Flight
 from proxy.accounting.guesses import guess_cached, guess_schedule, queued_rows
-from proxy.accounting.step_clock import ONE_BY_ONE, Pace
-from proxy.accounting.units import Nanoseconds
-from proxy.accounting.unseen import EngineCounters, SeenTokens, UnseenTraffic, UnseenWatch
+from proxy.accounting.own_counts import Looking, steps_of
+from proxy.accounting.step_clock import ONE_BY_ONE
+from proxy.accounting.units import MILLISECOND, Nanoseconds
+from proxy.accounting.unseen import EngineCounters, SeenTokens, UnseenTraffic, pace_between
+from proxy.accounting.unseen_watch import UnseenWatch
 from proxy.accounting.weights import Weights
 
+HINDSIGHT = Nanoseconds(100 * MILLISECOND)
+"""A look is compared with what has come here so long after the tokens made by then should have arrived."""
 REMEMBERED_SCRAPES = 64
 """Looks at the engine that tell whether a request met a queue: a minute at the usual pace."""
 
@@ -27,12 +33,17 @@ class EngineView:
         self.unseen: list[UnseenTraffic] = []
         self._now: EngineCounters | None = None
         self._scrapes: deque[EngineCounters] = deque(maxlen=REMEMBERED_SCRAPES)
-        self._scraped: Nanoseconds | None = None
+        self._pending: EngineCounters | None = None
+        self._looked: Nanoseconds | None = None
         self.pace = ONE_BY_ONE
         self._cache = CacheGuess()
         self._arrival = ArrivalLag()
         self._watch = UnseenWatch()
-        self._closed_prompt = self._closed_completion = 0
+        self._closed = SeenTokens(0, 0, 0)
+        self._steps: Curve | None = None
+        self._weights: Weights | None = None
+        self._read: set[str] = set()
+        self._computed = 0
 
     @property
     def busy(self) -> bool:
@@ -46,7 +57,7 @@ class EngineView:
 
     def seen_after(self, instant: Nanoseconds) -> bool:
         """Whether there was a look at it since then, whatever came of it."""
-        return self._scraped is not None and self._scraped >= instant
+        return self._looked is not None and self._looked >= instant
 
     def scraped(
         self,
@@ -57,38 +68,66 @@ class EngineView:
         reached: Nanoseconds | None,
     ) -> None:
         """A look at `at`; None when the page could not be read. reached: up to there windows are divided."""
-        self._scraped = at
+        self.look_back(None, flights)
         if counters is not None:
             if self._now is not None:
                 guess_cached(flights, self._now, counters)
                 self.pace = pace_between(self._now, counters) or self.pace
             self._cache.scraped(counters)
-            found = self._watch.compare(counters, self._seen(flights))
             self.unseen = [one for one in self.unseen if reached is None or one.span.end > reached]
-            self.unseen += [found] if found else []
             # While no meter gives readings to divide, only the latest are kept.
-            self.unseen = self.unseen[-REMEMBERED_SCRAPES:]
+            self.unseen = self.unseen[1 - REMEMBERED_SCRAPES :]
             self._scrapes.append(counters)
+            self._steps = steps_of(self._scrapes)
+            self._pending = counters
+        else:
+            self._looked = at
         self._now = counters
+        if not flights:
+            self.look_back(None, flights)
 
-    def _seen(self, flights: Sequence[Flight]) -> SeenTokens:
-        uncounted = sum(1 for flight in flights if flight.uncounted)
-        prompt = sum(f.read for f in flights if f.first or f.completion_tokens is not None)
-        completion = sum(f.completion_tokens or 0 for f in flights)
-        held = sum(f.sequences for f in flights if f.metered_work and f.ended is None)
-        pending = sum(f.read for f in flights if f.metered_work and f.ended is None and f.first is None)
-        return SeenTokens(self._closed_prompt + prompt, self._closed_completion + completion, uncounted, held, pending)
+    def look_back(self, now: Nanoseconds | None, flights: Sequence[Flight]) -> None:
+        """Compares the latest look with what has come here, once the tokens made by then have arrived.
+
+        None: does not wait for that.
+        """
+        pending = self._pending
+        if pending is None or (now is not None and now < pending.at + self._arrival.lag + HINDSIGHT):
+            return
+        self._pending, self._looked = None, pending.at
+        found = self._watch.compare(pending, self._seen(flights, pending.at))
+        self.unseen += [found] if found else []
+
+    def _seen(self, flights: Sequence[Flight], at: Nanoseconds) -> SeenTokens:
+        looking = Looking(at, self._arrival.lag, self._steps, self.pace, self._weights)
+        sums = self._closed
+        for flight in flights:
+            if flight.sent >= at:
+                continue
+            one = looking.counted(flight)
+            if one.prompt and flight.row not in self._read:
+                self._read.add(flight.row)
+                self._computed += flight.computed
+            sums = SeenTokens(*map(add, sums, one))
+        return sums._replace(computed=self._computed)
 
     def closed(self, flight: Flight, weights: Weights) -> None:
         """A request is over and will not be among the flights any more; its tokens stay counted."""
         self._cache.finished(flight)
+        self._read.discard(flight.row)
         self._arrival.finished(flight, weights)
-        if flight.metered_work:
-            self._closed_prompt += flight.read if flight.completion_tokens is not None else 0
-            self._closed_completion += flight.completion_tokens or 0
+        if flight.ended is not None:
+            looking = Looking(flight.ended, 0, self._steps, self.pace, weights)
+            one, sums = looking.counted(flight), self._closed
+            self._closed = sums._replace(
+                prompt=sums.prompt + one.prompt,
+                completion=sums.completion + one.completion,
+                firsts=sums.firsts + one.firsts,
+            )
 
     def taken_up(self, flights: Sequence[Flight], weights: Weights) -> list[Flight]:
         """The flights that the engine holds or held, with what is inferred of their start; queued ones are left out."""
+        self._weights = weights
         # Most looks show no queue: sorted out once here, not again for every flight of every window.
         queues = [scrape for scrape in self._scrapes if scrape.waiting > 0]
         for flight in flights:
@@ -97,17 +136,3 @@ class EngineView:
             return list(flights)
         queued = queued_rows(flights, self._now.waiting)
         return [flight for flight in flights if flight.row not in queued]
-
-
-def pace_between(before: EngineCounters, now: EngineCounters) -> Pace | None:
-    """Tokens a step and positions a token between two looks; None where nothing was drafted.
-
-    In a step each sequence computes one position more than was drafted for it, and gains one token more than was
-    accepted.
-    """
-    if before.drafts is None or now.drafts is None or now.drafts.steps <= before.drafts.steps:
-        return None
-    steps = now.drafts.steps - before.drafts.steps
-    drafted = now.drafts.drafted - before.drafts.drafted
-    accepted = now.drafts.accepted - before.drafts.accepted
-    return Pace((steps + accepted) / steps, (steps + drafted) / (steps + accepted))

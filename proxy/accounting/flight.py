@@ -77,6 +77,12 @@ class Flight:
         self.completion_tokens = tokens
         self.ticks.append(Tick(at, tokens))
 
+    def made_by(self, instant: Nanoseconds) -> int:
+        """Completion tokens known to have been there at an instant; those before the last tick kept count as there."""
+        if self.ended is not None and self.ended <= instant:
+            return self.completion_tokens or 0
+        return next((tick.tokens for tick in reversed(self.ticks) if tick.at <= instant), 0)
+
     def end(self, at: Nanoseconds, outcome: Outcome) -> None:
         """Closes the flight; only the first call counts."""
         self.prefix = ()

@@ -69,9 +69,8 @@ class Group:
         self.divider = Divider(
             prior=weights, policy=policy, grading=self.grading, engine=self.engine, steps=self.steps, meters=count
         )
-        self._held = 0
         self._swept: Nanoseconds | None = None
-        self._sweep_after = Nanoseconds(0)
+        self._held, self._sweep_after = 0, Nanoseconds(0)
         self._patience = patience
         self.gap = patience.gap
 
@@ -81,10 +80,9 @@ class Group:
 
     def open(self, bill: Bill) -> None:
         """A request was sent to this backend."""
-        flight = bill.flight
-        self.bills[flight.row] = bill
-        self.steps.opened(flight)
-        self.engine.opened(flight)
+        self.bills[bill.flight.row] = bill
+        self.steps.opened(bill.flight)
+        self.engine.opened(bill.flight)
 
     def sampled(self, meter: str, sample: Sample, *, known_counter: Microjoules | None = None) -> None:
         """A reading came in. known_counter: where the ledger left this same counter, on the first reading."""
@@ -110,6 +108,8 @@ class Group:
 
     def settle(self, now: Nanoseconds, *, force: bool = False) -> list[Split]:
         """Divides every window that is ready, books it, and gives the splits. force: at shutdown."""
+        if force:
+            self.engine.look_back(None, self._flights())
         done: list[Split] = []
         for state in self.meters.values():
             for _ in range(len(state.waiting) if force else WINDOWS_A_PASS):

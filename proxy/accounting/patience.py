@@ -30,6 +30,7 @@ class Patience:
             return True
         at = window.end
         age = now - at
+        engine.look_back(now, flights)
         if age < self.scrape and not engine.seen_after(at):
             return False
         steps.notice(flights)

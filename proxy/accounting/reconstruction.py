@@ -15,14 +15,13 @@ from proxy.accounting.activity import Activity, Span, Work, presence
 from proxy.accounting.crowd import Crowd
 from proxy.accounting.flight import Flight
 from proxy.accounting.step_clock import ONE_BY_ONE, Pace, StepClock
+from proxy.accounting.strangers import Strangers
 from proxy.accounting.units import SECOND, Nanoseconds
 from proxy.accounting.unseen import UnseenTraffic
 from proxy.accounting.weights import Weights
 
 BATCHED_TOKENS = 2048
 """vLLM's default budget of prompt tokens per step (max_num_batched_tokens of the online server)."""
-UNSEEN_CONTEXT = 512
-"""Context of a stranger while nobody else is there."""
 
 
 def prefill_s(flight: Flight, weights: Weights) -> float:
@@ -77,11 +76,11 @@ def reconstruct(
         if where is not None:
             present.append(flight)
             spans.append((where, float(flight.sequences)))
-    strangers = [(one, where) for one in unseen if (where := one.span.within(window)) is not None]
-    crowd = Crowd(window, [*spans, *((where, one.sequences) for one, where in strangers)])
+    strangers = Strangers(window, unseen)
+    crowd = Crowd(window, [*spans, *strangers.presences])
     reading = Reading(window, crowd, weights, StepClock(present, window, pace), pace)
     works = [work_of(flight, where, reading) for flight, (where, _) in zip(present, spans, strict=True)]
-    unknown = [_of_stranger(one, where, reading, _usual_context(present)) for one, where in strangers]
+    unknown = strangers.works(crowd, weights, pace, present)
     if weights.experts and crowd.covered_ns:
         every = [*works, *unknown]
         experts.infer(every, weights.touched, sum(work.present_ns for work in every) / crowd.covered_ns)
@@ -205,24 +204,3 @@ def _add_decode(work: Work, flight: Flight, tokens: float, made: float, steps: f
     work.steps += steps / pace.tokens_per_step
     work.tokens += tokens
     work.output_tokens += tokens
-
-
-def _usual_context(flights: Sequence[Flight]) -> float:
-    """Mean context of those who are there: the best guess for somebody nobody here knows."""
-    known = [flight.prompt / flight.prompts + (flight.completion_tokens or 0) / 2 for flight in flights]
-    return sum(known) / len(known) if known else UNSEEN_CONTEXT
-
-
-def _of_stranger(unseen: UnseenTraffic, inside: Span, reading: Reading, context: float) -> Work:
-    part = inside.length / unseen.span.length
-    prompt, decode = unseen.prompt * part, unseen.decode * part
-    return Work(
-        prefill=prompt,
-        prefill_context=prompt * reading.weights.context_of(context) / 2,
-        decode=decode,
-        decode_context=decode * reading.weights.context_of(context),
-        steps=decode * reading.crowd.mean_share(inside),
-        tokens=prompt + decode,
-        output_tokens=decode,
-        present_ns=inside.length * unseen.sequences,
-    )

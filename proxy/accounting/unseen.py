@@ -4,16 +4,13 @@ The engine counts tokens; the relay counts tokens; what the engine has in excess
 Arrival is a little later than generation, so small differences are carried, not charged.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from proxy.accounting.activity import Span
+from proxy.accounting.step_clock import Pace
 from proxy.accounting.units import Nanoseconds
-
-TOKENS_UNDER_WAY = 8
-"""Tokens per running sequence that may be counted by the engine and not yet have arrived here."""
-ESTIMATE_MARGIN = 1.5
-"""A prompt whose tokens are only estimated may have so many times more."""
 
 
 class Drafts(NamedTuple):
@@ -52,12 +49,13 @@ class EngineCounters:
         return self.computed_prompt_tokens + (self.cached_prompt_tokens or 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class SeenTokens:
+class SeenTokens(NamedTuple):
     """The relay's own cumulative counts at the same instant; prompt tokens with cached ones, as the engine counts them.
 
     uncounted: how many open flights may have more tokens than these counts hold. sequences: open ones, sent here.
-    pending: prompt tokens of open flights whose first token has not come: the engine may have read them already.
+    pending: prompt tokens that the engine may have read already and that are not in these counts; pending_firsts: of
+    so many sequences. firsts: sequences whose prompt is in them. computed: prompt tokens without those found in the
+    cache, as far as that is known.
     """
 
     prompt: int
@@ -65,77 +63,60 @@ class SeenTokens:
     uncounted: int
     sequences: int = 0
     pending: int = 0
+    firsts: int = 0
+    pending_firsts: int = 0
+    computed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class UnseenTraffic:
-    """Tokens in `span` that nobody here asked for; spread evenly over it."""
+class Piece(NamedTuple):
+    """Work of strangers, even in its span: tokens, sequences in the batch, and the engine's steps if they are known."""
 
     span: Span
     prompt: float
     decode: float
     sequences: float
+    steps: float | None = None
 
 
-class UnseenWatch:
-    """Compares scrape after scrape; one per backend."""
+@dataclass(frozen=True, slots=True)
+class UnseenTraffic:
+    """Tokens in `span` that nobody here asked for.
 
-    def __init__(self) -> None:
-        self._engine: EngineCounters | None = None
-        self._seen = SeenTokens(0, 0, 0)
-        self._carried_prompt = 0.0
-        self._carried_decode = 0.0
+    prompt: tokens computed; decode: tokens after the first. sequences: in the batch, in the mean; held: at the start
+    and at the end. steps: of the engine in the span; arrived: sequences that got their first token in it; context: of
+    one of them while it decodes, in the mean. None where the engine does not tell.
+    pieces: where in the span all this was; without any it is spread evenly.
+    """
 
-    def compare(self, engine: EngineCounters, seen: SeenTokens) -> UnseenTraffic | None:
-        """The excess since the last conclusive scrape; None when there is none or it cannot be told yet.
+    span: Span
+    prompt: float
+    decode: float
+    sequences: float
+    held: tuple[float, float] | None = None
+    steps: float | None = None
+    arrived: float | None = None
+    context: float | None = None
+    pieces: tuple[Piece, ...] = ()
 
-        While a flight is open whose tokens are in the engine's count but not in ours, only the running sequences
-        can be compared; where they say nothing, the comparison waits for its end. A counter that fell means the
-        engine restarted: comparison starts anew.
-        """
-        before = self._engine
-        if before is None or _restarted(before, engine):
-            self._start_at(engine, seen, 0.0, 0.0)
-            return None
-        if seen.uncounted:
-            return self._by_sequences(before, engine, seen)
-        made = engine.generation_tokens - before.generation_tokens - (seen.completion - self._seen.completion)
-        read = engine.prompt_tokens - before.prompt_tokens - (seen.prompt - self._seen.prompt)
-        decode, prompt = made + self._carried_decode, read + self._carried_prompt
-        slack = TOKENS_UNDER_WAY * (1 + engine.running)
-        # What an own request may explain waits for its first token; it is carried, so a stranger's is only late.
-        open_prompt = min(max(0.0, prompt), ESTIMATE_MARGIN * seen.pending)
-        strange = prompt - open_prompt
-        if max(0.0, decode) + max(0.0, strange) <= slack:
-            # Carried both ways, but bounded: an engine that counts otherwise must not hide a stranger for ever.
-            self._start_at(engine, seen, max(prompt, -slack), max(decode, -slack))
-            return None
-        self._start_at(engine, seen, open_prompt + max(-slack, min(0.0, strange)), max(-slack, min(0.0, decode)))
-        span = Span(before.at, engine.at)
-        computed = max(0.0, strange) * _computed_part(before, engine)
-        return UnseenTraffic(span, computed, max(0.0, decode), max(1.0, engine.running))
-
-    def _by_sequences(self, before: EngineCounters, engine: EngineCounters, seen: SeenTokens) -> UnseenTraffic | None:
-        """While tokens cannot be compared: more running sequences than were sent from here are a stranger's."""
-        excess = min(engine.running - seen.sequences, before.running - self._seen.sequences)
-        made = engine.generation_tokens - before.generation_tokens
-        if excess < 1 or made <= 0:
-            return None
-        self._start_at(engine, seen, 0.0, 0.0)
-        return UnseenTraffic(Span(before.at, engine.at), 0.0, made * excess / engine.running, excess)
-
-    def _start_at(self, engine: EngineCounters, seen: SeenTokens, prompt: float, decode: float) -> None:
-        self._engine, self._seen = engine, seen
-        self._carried_prompt, self._carried_decode = prompt, decode
+    def within(self, window: Span) -> Iterator[Piece]:
+        """What of it falls into a window."""
+        for piece in self.pieces or (Piece(self.span, self.prompt, self.decode, self.sequences, self.steps),):
+            inside = piece.span.within(window)
+            if inside is not None:
+                part = inside.length / piece.span.length
+                steps = None if piece.steps is None else piece.steps * part
+                yield Piece(inside, piece.prompt * part, piece.decode * part, piece.sequences, steps)
 
 
-def _computed_part(before: EngineCounters, now: EngineCounters) -> float:
-    """Of the prompt tokens read between two scrapes, the part that was computed: a stranger's hits are not known."""
-    read = now.prompt_tokens - before.prompt_tokens
-    return (now.computed_prompt_tokens - before.computed_prompt_tokens) / read if read > 0 else 1.0
+def pace_between(before: EngineCounters, now: EngineCounters) -> Pace | None:
+    """Tokens a step and positions a token between two looks; None where nothing was drafted.
 
-
-def _restarted(before: EngineCounters, now: EngineCounters) -> bool:
-    return (
-        now.generation_tokens < before.generation_tokens or now.computed_prompt_tokens < before.computed_prompt_tokens
-    )
+    In a step each sequence computes one position more than was drafted for it, and gains one token more than was
+    accepted.
+    """
+    if before.drafts is None or now.drafts is None or now.drafts.steps <= before.drafts.steps:
+        return None
+    steps = now.drafts.steps - before.drafts.steps
+    drafted = now.drafts.drafted - before.drafts.drafted
+    accepted = now.drafts.accepted - before.drafts.accepted
+    return Pace((steps + accepted) / steps, (steps + drafted) / (steps + accepted))

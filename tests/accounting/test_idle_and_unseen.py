@@ -7,10 +7,12 @@ from dataclasses import replace
 from proxy.accounting.activity import Span
 from proxy.accounting.engine_view import REMEMBERED_SCRAPES
 from proxy.accounting.idle import IdlePower
-from proxy.accounting.reconstruction import UNSEEN_CONTEXT, reconstruct
+from proxy.accounting.reconstruction import reconstruct
 from proxy.accounting.samples import Sample
+from proxy.accounting.strangers import UNSEEN_CONTEXT
 from proxy.accounting.units import Microjoules
-from proxy.accounting.unseen import EngineCounters, SeenTokens, UnseenTraffic, UnseenWatch
+from proxy.accounting.unseen import EngineCounters, SeenTokens, UnseenTraffic
+from proxy.accounting.unseen_watch import UnseenWatch
 from tests.accounting.flights import WEIGHTS, divided, ms, stream, window
 from tests.accounting.scripted import group, opened, read
 
@@ -66,7 +68,7 @@ def test_excess_tokens_are_a_stranger() -> None:
 
     found = watch.compare(engine(1, 300, prompt=50, running=3), SeenTokens(10, 100, 0))
 
-    assert UnseenTraffic(Span(ms(0), ms(1000)), 40.0, 200.0, 3.0) == found
+    assert UnseenTraffic(Span(ms(0), ms(1000)), 40.0, 200.0, 2.0, held=(1.0, 3.0)) == found
 
 
 def test_an_open_silent_answer_defers_the_judgement() -> None:
@@ -182,7 +184,7 @@ def test_a_strangers_prompt_pays_for_what_was_computed() -> None:
 
     found = watch.compare(EngineCounters(ms(1000), 1, 0, 0, 1000, 3000), SeenTokens(0, 0, 0))
 
-    assert UnseenTraffic(Span(ms(0), ms(1000)), 1000.0, 0.0, 1.0) == found
+    assert UnseenTraffic(Span(ms(0), ms(1000)), 1000.0, 0.0, 1.0, held=(1.0, 1.0)) == found
 
 
 def test_a_strangers_context_has_the_models_window_too() -> None:

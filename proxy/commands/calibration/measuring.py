@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from proxy.accounting.activity import Activity, Span, Work
-from proxy.accounting.engine_view import pace_between
 from proxy.accounting.reconstruction import reconstruct
 from proxy.accounting.step_book import StepBook
 from proxy.accounting.step_clock import ONE_BY_ONE
 from proxy.accounting.units import Nanoseconds, seconds
+from proxy.accounting.unseen import pace_between
 from proxy.accounting.weights import Weights
 from proxy.commands.calibration.energy import FEWEST_UPDATES, EnergyLog, Seen
 from proxy.commands.calibration.load import Load, Slot

@@ -1,0 +1,81 @@
+"""What an engine must have counted of one request of ours up to an instant: to be taken off its own counts.
+
+Streams show it by their tokens. Of an answer in one piece nothing is known until its end: meanwhile it is taken to
+gain a token a step, as the engine counts its steps, from when its prompt must have been read.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from proxy.accounting.activity import Span
+from proxy.accounting.curve import Curve
+from proxy.accounting.flight import Flight
+from proxy.accounting.reconstruction import prefill_s
+from proxy.accounting.step_clock import Pace
+from proxy.accounting.units import MILLISECOND, SECOND, Nanoseconds
+from proxy.accounting.unseen import EngineCounters, SeenTokens
+from proxy.accounting.weights import Weights
+
+JITTER = Nanoseconds(50 * MILLISECOND)
+"""A first token that came so shortly after an instant may have been made before it."""
+PREFILL_MARGIN = 2.0
+"""A prefill beside others' decodes takes longer than by itself."""
+
+
+def steps_of(scrapes: Iterable[EngineCounters]) -> Curve | None:
+    """The engine's steps by its own count, also between two looks; None where it does not tell them."""
+    known = [(scrape.at, scrape.steps) for scrape in scrapes if scrape.steps is not None]
+    # A count that fell is another engine's.
+    begins = max((n for n, ((_, a), (_, b)) in enumerate(pairwise(known), 1) if b < a), default=0)
+    return Curve([at for at, _ in known[begins:]], [steps for _, steps in known[begins:]]) if known else None
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """An instant on the engine's clock, and what is needed to tell what a request had got by then.
+
+    lag: by which its tokens arrive later. steps, weights: None while they are not known.
+    """
+
+    at: Nanoseconds
+    lag: int
+    steps: Curve | None
+    pace: Pace
+    weights: Weights | None
+
+    def counted(self, flight: Flight) -> SeenTokens:
+        """The part of one flight that was sent before."""
+        if flight.refused or not flight.metered_work:
+            return SeenTokens(0, 0, 0)
+        here = Nanoseconds(self.at + self.lag)
+        over = flight.ended is not None and flight.ended <= here
+        held = 0 if over else flight.sequences
+        if (flight.silent or flight.rough) and not (over and flight.completion_tokens is not None):
+            return self._estimated(flight, held)
+        heard = flight.first
+        if heard is None and flight.completion_tokens is not None:
+            heard = flight.ended
+        if heard is None or heard > here + JITTER:
+            return SeenTokens(0, 0, 0, held)
+        if heard > here:
+            return SeenTokens(0, 0, 0, held, flight.read, pending_firsts=flight.sequences)
+        return SeenTokens(flight.read, flight.made_by(here), 0, held, firsts=flight.sequences)
+
+    def _estimated(self, flight: Flight, held: int) -> SeenTokens:
+        """Of one whose tokens are not known, or not yet, or that will never be because its client left."""
+        uncounted = int(flight.ended is None)
+        until = self.at if flight.ended is None else min(self.at, flight.ended)
+        took = round(prefill_s(flight, self.weights) * SECOND) if self.weights else 0
+        if flight.first is None and until < flight.start + PREFILL_MARGIN * took + JITTER:
+            return SeenTokens(0, 0, uncounted, held, flight.read, pending_firsts=flight.sequences)
+        begun = Nanoseconds(flight.start + took) if flight.first is None else flight.first
+        made = max(flight.made_by(self.at), self._made(flight, begun, until)) if flight.decodes else 0
+        if flight.ended is not None and flight.completion_tokens is not None:
+            made = min(made, flight.completion_tokens)
+        return SeenTokens(flight.read, made, uncounted, held, firsts=flight.sequences)
+
+    def _made(self, flight: Flight, begun: Nanoseconds, until: Nanoseconds) -> int:
+        """The first token, and one more in each step since, for each of its sequences."""
+        steps = self.steps.within(Span(begun, until)) if self.steps and until > begun else 0.0
+        return round((1 + steps * self.pace.tokens_per_step) * flight.sequences)

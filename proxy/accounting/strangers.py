@@ -1,0 +1,53 @@
+"""The work of traffic that did not come through here, in one window."""
+
+from collections.abc import Sequence
+
+from proxy.accounting.activity import Span, Work
+from proxy.accounting.crowd import Crowd
+from proxy.accounting.flight import Flight
+from proxy.accounting.step_clock import Pace
+from proxy.accounting.unseen import Piece, UnseenTraffic
+from proxy.accounting.weights import Weights
+
+UNSEEN_CONTEXT = 512
+"""Context of a stranger while nobody else is there."""
+
+
+def usual_context(flights: Sequence[Flight]) -> float:
+    """Mean context of those who are there: the best guess for somebody of whom not even the usual length is known."""
+    known = [flight.prompt / flight.prompts + (flight.completion_tokens or 0) / 2 for flight in flights]
+    return sum(known) / len(known) if known else UNSEEN_CONTEXT
+
+
+class Strangers:
+    """All that strangers did in a window."""
+
+    def __init__(self, window: Span, unseen: Sequence[UnseenTraffic]) -> None:
+        self._parts = [(piece, one.context) for one in unseen for piece in one.within(window)]
+
+    @property
+    def presences(self) -> list[tuple[Span, float]]:
+        """How many sequences they had in the batch, and when."""
+        return [(piece.span, piece.sequences) for piece, _ in self._parts]
+
+    def works(self, crowd: Crowd, weights: Weights, pace: Pace, present: Sequence[Flight]) -> list[Work]:
+        """Their work, as one player's; none where there was nobody. present: our own."""
+        if not self._parts:
+            return []
+        work, usual = Work(), usual_context(present)
+        for piece, known in self._parts:
+            _add(work, piece, weights.context_of(usual if known is None else known), crowd, pace)
+        return [work]
+
+
+def _add(work: Work, piece: Piece, context: float, crowd: Crowd, pace: Pace) -> None:
+    steps = piece.decode / pace.tokens_per_step if piece.steps is None else piece.steps * piece.sequences
+    positions = piece.decode * pace.positions_per_token
+    work.prefill += piece.prompt
+    work.prefill_context += piece.prompt * context / 2
+    work.decode += positions
+    work.decode_context += positions * context
+    work.steps += steps * crowd.mean_share(piece.span)
+    work.tokens += piece.prompt + piece.decode
+    work.output_tokens += piece.decode
+    work.present_ns += piece.span.length * piece.sequences
