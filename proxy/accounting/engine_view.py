@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import add
 
 from proxy.accounting.alignment import ArrivalLag
@@ -10,6 +11,7 @@ from proxy.accounting.curve import Curve
 from proxy.accounting.flight import Flight
 from proxy.accounting.guesses import guess_cached, guess_schedule, queued_rows
 from proxy.accounting.own_counts import Looking, steps_of
+from proxy.accounting.placing import Placing
 from proxy.accounting.step_clock import ONE_BY_ONE
 from proxy.accounting.units import MILLISECOND, Nanoseconds
 from proxy.accounting.unseen import EngineCounters, SeenTokens, UnseenTraffic, pace_between
@@ -128,6 +130,8 @@ class EngineView:
     def taken_up(self, flights: Sequence[Flight], weights: Weights) -> list[Flight]:
         """The flights that the engine holds or held, with what is inferred of their start; queued ones are left out."""
         self._weights = weights
+        if any(not one.pieces for one in self.unseen):
+            self._place(flights, weights)
         # Most looks show no queue: sorted out once here, not again for every flight of every window.
         queues = [scrape for scrape in self._scrapes if scrape.waiting > 0]
         for flight in flights:
@@ -136,3 +140,9 @@ class EngineView:
             return list(flights)
         queued = queued_rows(flights, self._now.waiting)
         return [flight for flight in flights if flight.row not in queued]
+
+    def _place(self, flights: Sequence[Flight], weights: Weights) -> None:
+        for number, one in enumerate(self.unseen):
+            if not one.pieces:
+                place = Placing(one, flights, weights, self.pace, self._arrival.lag)
+                self.unseen[number] = replace(one, pieces=place.pieces())
