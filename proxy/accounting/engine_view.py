@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import add
 
 from proxy.accounting.alignment import ArrivalLag
 from proxy.accounting.cache_guess import CacheGuess
@@ -102,16 +101,16 @@ class EngineView:
 
     def _seen(self, flights: Sequence[Flight], at: Nanoseconds) -> SeenTokens:
         looking = Looking(at, self._arrival.lag, self._steps, self.pace, self._weights)
-        sums = self._closed
+        counts = [self._closed]
         for flight in flights:
             if flight.sent >= at:
                 continue
             one = looking.counted(flight)
+            counts.append(one)
             if one.prompt and flight.row not in self._read:
                 self._read.add(flight.row)
                 self._computed += flight.computed
-            sums = SeenTokens(*map(add, sums, one))
-        return sums._replace(computed=self._computed)
+        return SeenTokens(*map(sum, zip(*counts, strict=True)))._replace(computed=self._computed)
 
     def closed(self, flight: Flight, weights: Weights) -> None:
         """A request is over and will not be among the flights any more; its tokens stay counted."""
@@ -119,13 +118,9 @@ class EngineView:
         self._read.discard(flight.row)
         self._arrival.finished(flight, weights)
         if flight.ended is not None:
-            looking = Looking(flight.ended, 0, self._steps, self.pace, weights)
-            one, sums = looking.counted(flight), self._closed
-            self._closed = sums._replace(
-                prompt=sums.prompt + one.prompt,
-                completion=sums.completion + one.completion,
-                firsts=sums.firsts + one.firsts,
-            )
+            one, sums = Looking(flight.ended, 0, self._steps, self.pace, weights).counted(flight), self._closed
+            prompt, completion = sums.prompt + one.prompt, sums.completion + one.completion
+            self._closed = SeenTokens(prompt, completion, 0, firsts=sums.firsts + one.firsts)
 
     def taken_up(self, flights: Sequence[Flight], weights: Weights) -> list[Flight]:
         """The flights that the engine holds or held, with what is inferred of their start; queued ones are left out."""
