@@ -47,7 +47,9 @@ LIMITS = {
         replace(COLD_28, physics="power-cap", workload="bursty"), "B", bar=8.0, held=3.0
     ),
     "B, superlinear at 4": Limit(replace(COLD_4, physics="superlinear"), "B", bar=6.0, held=5.5),
-    "B, 30 % unseen at 4": Limit(replace(COLD_4, unseen=0.3), "B", bar=7.0, held=16.0),
+    "B, 30 % unseen at 4": Limit(replace(COLD_4, unseen=0.3), "B", bar=7.0, held=5.0),
+    "B, 30 % unseen at 28": Limit(replace(COLD_28, unseen=0.3), "B", bar=7.0, held=4.0),
+    "B, 30 % unseen beside silent answers": Limit(replace(COLD_4, unseen=0.3, silent=0.3), "B", bar=7.0, held=6.0),
     "A, 30 % unseen at 4": Limit(replace(COLD_4, unseen=0.3), "A", bar=7.0, held=3.0),
     "A, a tenth of the log lost": Limit(replace(COLD_4, lost_steps=0.1), "A", bar=None, held=3.0),
     "B, habits of all kinds": Limit(
