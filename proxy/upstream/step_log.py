@@ -1,4 +1,4 @@
-"""Receives what the plugin in deploy/steplog reports: the only file of the proxy that knows its socket and datagrams.
+"""Receives what the plugin in deploy/steplog reports: the only file of the proxy that knows its socket.
 
 The proxy binds the socket, one path for each backend, and the engine's processes send to it; either may start first
 and may end at any time. Times are CLOCK_MONOTONIC, which all processes of one kernel share.
@@ -10,55 +10,21 @@ import logging
 import os
 import socket
 import stat
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from proxy.accounting.steps import Computed, EngineStep
-from proxy.accounting.units import Nanoseconds
+from proxy.accounting.steps import EngineStep
 from proxy.errors import ConfigurationError
+from proxy.upstream.step_datagrams import NotAStep, parse
 
-MAGIC = b"jps1"
-HEAD = struct.Struct("<4sIQQQQII")
-"""magic, engine, boot, number, start, end, dropped, n; then before, prefill, decode, recomputed: n u32 each; names."""
-MOST_SEQUENCES = 1 << 16
-"""vLLM's own limit (max_num_seqs) is some thousands at most."""
 LARGEST_BYTES = 4 << 20
 BUFFER_BYTES = 4 << 20
 """Asked for; the kernel gives what net.core.rmem_max allows."""
-MOST_AT_ONCE = 256
+MOST_AT_ONCE = 32
 """Datagrams taken before the event loop gets its turn."""
 MOST_PROCESSES = 256
 """Engine processes whose numbering is remembered; older ones have ended long ago."""
 _log = logging.getLogger(__name__)
-
-
-class NotAStep(ValueError):
-    """A datagram that is no engine step."""
-
-
-def parse(datagram: bytes | memoryview) -> EngineStep:
-    """The step that a datagram tells of; raises NotAStep."""
-    if len(datagram) < HEAD.size:
-        raise NotAStep(f"{len(datagram)} bytes are too few for a step")
-    magic, engine, boot, number, start, end, dropped, n = HEAD.unpack_from(datagram)
-    if magic != MAGIC:
-        raise NotAStep(f"it begins with {magic!r}, not {MAGIC!r}")
-    if n > MOST_SEQUENCES or len(datagram) < HEAD.size + 16 * n:
-        raise NotAStep(f"{len(datagram)} bytes are too few for {n} sequences")
-    if end < start:
-        raise NotAStep("it ends before it starts")
-    numbers = struct.unpack_from(f"<{4 * n}I", datagram, HEAD.size)
-    try:
-        text = str(datagram[HEAD.size + 16 * n :], "utf-8")
-    except UnicodeDecodeError as error:
-        raise NotAStep("a name is no UTF-8") from error
-    names = text.split("\n") if n or text else []
-    if len(names) != n:
-        raise NotAStep(f"{len(names)} names for {n} sequences")
-    columns = (numbers[i * n : (i + 1) * n] for i in range(4))
-    sequences = tuple(map(Computed, names, *columns))
-    return EngineStep(engine, boot, number, Nanoseconds(start), Nanoseconds(end), sequences, dropped)
 
 
 class StepLog:
@@ -131,15 +97,18 @@ class StepLog:
         try:
             if size > LARGEST_BYTES:
                 raise NotAStep(f"{size} bytes are too many")
-            step = parse(self._buffer[:size])
+            steps = parse(self._buffer[:size])
         except NotAStep as error:
             self.bad += 1
             # the first of each power of two: a sender of nonsense must not fill the log
             if self.bad & (self.bad - 1) == 0:
                 _log.warning("step log %s: %d datagrams were no steps; the latest: %s", self.path, self.bad, error)
             return
-        self._count_lost(step)
-        self._on_step(step)
+        for step in steps:
+            if self._socket is None:
+                return
+            self._count_lost(step)
+            self._on_step(step)
 
     def _count_lost(self, step: EngineStep) -> None:
         key = (step.engine, step.boot)

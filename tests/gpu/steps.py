@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol, Self
 
 import httpx
 
-from proxy.upstream.step_log import BUFFER_BYTES, LARGEST_BYTES, parse
+from proxy.upstream.step_datagrams import parse
+from proxy.upstream.step_log import BUFFER_BYTES, LARGEST_BYTES
 from tests.gpu.arithmetic import Curve
 
 LOOK_S = 0.2
@@ -71,12 +72,13 @@ class StepReceiver:
     def _listen(self) -> None:
         while not self._over.is_set():
             try:
-                step = parse(self._socket.recv(LARGEST_BYTES))
+                steps = parse(self._socket.recv(LARGEST_BYTES))
             except TimeoutError:
                 continue
-            prefill, decode = sum(s.prefill for s in step.sequences), sum(s.decode for s in step.sequences)
-            context = sum(s.before for s in step.sequences if s.decode)
-            self._heard.append(Heard(step.end, step.number, prefill, decode, context))
+            for step in steps:
+                prefill, decode = sum(s.prefill for s in step.sequences), sum(s.decode for s in step.sequences)
+                context = sum(s.before for s in step.sequences if s.decode)
+                self._heard.append(Heard(step.end, step.number, prefill, decode, context))
 
     def curve(self) -> Curve:
         """Steps done by when, by the engine's own numbering, so that a lost report loses no step."""

@@ -17,7 +17,7 @@ Receiver = Callable[[], socket.socket]
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step is sent by itself, however short it is; tests of holding set their own time."""
-    monkeypatch.setattr("jouleproxy_steplog.sending.HOLD_S", 0.0)
+    monkeypatch.setattr("jouleproxy_steplog.steps.HOLD_NS", 0)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from jouleproxy_steplog.sending import MOST_AT_ONCE, MOST_WAITING, Sender
@@ -41,44 +40,27 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 def test_what_is_sent_arrives_at_once_and_in_order(path: Path, listen: Receiver) -> None:
     receiver, sender = listen(), Sender(str(path))
     for datagram in numbered(0, 5):
-        sender.send(datagram)
+        sender.send(datagram, 1)
         assert taken(receiver) == [datagram]
     assert sender.dropped == 0
 
 
-def test_short_steps_are_sent_together(path: Path, listen: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first at once, those within the time of holding with the one after it."""
-    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr("jouleproxy_steplog.sending.time", clock)
-    monkeypatch.setattr("jouleproxy_steplog.sending.HOLD_S", 0.005)
-    receiver, sender = listen(), Sender(str(path))
-    arrived = []
-    for datagram in numbered(0, 6):
-        sender.send(datagram)
-        arrived.append(len(taken(receiver)))
-        clock.now += 0.002
-    assert arrived == [1, 0, 0, 3, 0, 0]
-
-
-def test_a_rest_sends_what_was_held(path: Path, listen: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jouleproxy_steplog.sending.HOLD_S", 1_000.0)
-    receiver, sender = listen(), Sender(str(path))
-    for datagram in numbered(0, 4):
-        sender.send(datagram)
-    assert taken(receiver) == [b"0"]
-    sender.rest()
-    assert (taken(receiver), threads()) == (numbered(1, 4), 0)
+def test_what_is_dropped_is_counted_in_steps(path: Path) -> None:
+    sender = Sender(str(path))
+    for steps in (1, 3, 20):
+        sender.send(b"x", steps)
+    assert sender.dropped == 24
 
 
 def test_a_receiver_that_is_behind_gets_the_rest_with_the_next_step(path: Path, listen: Receiver) -> None:
     """The kernel queues few (net.unix.max_dgram_qlen); the others wait in order."""
     receiver, sender = listen(), Sender(str(path))
     for datagram in numbered(0, 100):
-        sender.send(datagram)
+        sender.send(datagram, 1)
     arrived = taken(receiver)
     sender_waits = 100 - len(arrived)
     while sender_waits > 0:
-        sender.send(b"next")
+        sender.send(b"next", 1)
         arrived += taken(receiver)
         sender_waits = 100 - len(arrived)
     assert [datagram for datagram in arrived if datagram != b"next"] == numbered(0, 100)
@@ -89,11 +71,11 @@ def test_what_waits_is_bounded_and_the_oldest_are_dropped(path: Path, listen: Re
     receiver, sender = listen(), Sender(str(path))
     total = MOST_WAITING + 500
     for datagram in numbered(0, total):
-        sender.send(datagram)
+        sender.send(datagram, 1)
     queued = taken(receiver)
     assert len(sender._waiting) == MOST_WAITING
     assert sender.dropped == total - len(queued) - MOST_WAITING
-    sender.send(b"last")
+    sender.send(b"last", 1)
     assert taken(receiver)[0] == b"%d" % (len(queued) + sender.dropped)
 
 
@@ -107,9 +89,9 @@ def test_a_long_queue_is_sent_in_pieces(path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(sender, "_put", refuse)
     for datagram in numbered(0, MOST_WAITING):
-        sender.send(datagram)
+        sender.send(datagram, 1)
     monkeypatch.setattr(sender, "_put", sent.append)
-    sender.send(b"more")
+    sender.send(b"more", 1)
     assert len(sent) == MOST_AT_ONCE
     assert sender.dropped == 1
 
@@ -122,16 +104,16 @@ def test_a_system_without_room_is_asked_again(path: Path, monkeypatch: pytest.Mo
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(sender, "_put", refuse)
-    sender.send(b"1")
+    sender.send(b"1", 1)
     monkeypatch.setattr(sender, "_put", sent.append)
-    sender.send(b"2")
+    sender.send(b"2", 1)
     assert (sent, sender.dropped) == ([b"1", b"2"], 0)
 
 
 def test_without_a_receiver_everything_is_dropped_and_said_once(path: Path, log: pytest.LogCaptureFixture) -> None:
     sender = Sender(str(path))
     for datagram in numbered(0, 50):
-        sender.send(datagram)
+        sender.send(datagram, 1)
     assert (sender.dropped, len(sender._waiting)) == (50, 0)
     assert [record.getMessage() for record in log.records] == [
         f"steps are not reported: nobody takes them at {path} (No such file or directory)"
@@ -142,7 +124,7 @@ def test_a_path_that_can_be_no_socket_is_dropped_as_well(tmp_path: Path) -> None
     (tmp_path / "file").write_text("precious")
     for path in (tmp_path / ("x" * 200), tmp_path, tmp_path / "file"):
         sender = Sender(str(path))
-        sender.send(b"1")
+        sender.send(b"1", 1)
         assert sender.dropped == 1
     assert (tmp_path / "file").read_text() == "precious"
 
@@ -151,9 +133,9 @@ def test_a_receiver_that_comes_late_gets_what_comes_then(
     path: Path, listen: Receiver, log: pytest.LogCaptureFixture
 ) -> None:
     sender = Sender(str(path))
-    sender.send(b"1")
+    sender.send(b"1", 1)
     receiver = listen()
-    sender.send(b"2")
+    sender.send(b"2", 1)
     assert (taken(receiver), sender.dropped) == ([b"2"], 1)
     assert log.messages[-1] == f"steps are reported to {path}"
 
@@ -162,10 +144,10 @@ def test_a_receiver_that_restarts_is_found_again_without_a_loss(
     path: Path, listen: Receiver, log: pytest.LogCaptureFixture
 ) -> None:
     first, sender = listen(), Sender(str(path))
-    sender.send(b"1")
+    sender.send(b"1", 1)
     first.close()
     second = listen()
-    sender.send(b"2")
+    sender.send(b"2", 1)
     assert (taken(second), sender.dropped) == ([b"2"], 0)
     assert log.messages == [f"steps are reported to {path}"]
 
@@ -174,11 +156,11 @@ def test_between_two_receivers_steps_are_dropped_and_both_is_said(
     path: Path, listen: Receiver, log: pytest.LogCaptureFixture
 ) -> None:
     first, sender = listen(), Sender(str(path))
-    sender.send(b"1")
+    sender.send(b"1", 1)
     first.close()  # its file stays, as after kill -9
-    sender.send(b"2")
+    sender.send(b"2", 1)
     second = listen()
-    sender.send(b"3")
+    sender.send(b"3", 1)
     assert (taken(second), sender.dropped) == ([b"3"], 1)
     assert [message.partition(" to ")[0].partition(":")[0] for message in log.messages] == [
         "steps are reported",
@@ -190,12 +172,12 @@ def test_between_two_receivers_steps_are_dropped_and_both_is_said(
 def test_what_waits_for_a_receiver_that_ends_is_dropped(path: Path, listen: Receiver) -> None:
     first, sender = listen(), Sender(str(path))
     for datagram in numbered(0, 400):
-        sender.send(datagram)
+        sender.send(datagram, 1)
     waiting = len(sender._waiting)
     assert waiting > 0
     first.close()
     path.unlink()
-    sender.send(b"after")
+    sender.send(b"after", 1)
     assert (len(sender._waiting), sender.dropped) == (0, waiting + 1)
 
 
@@ -205,16 +187,16 @@ def test_a_receiver_that_comes_and_goes_does_not_fill_the_log(
     sender = Sender(str(path))
     for _ in range(20):
         receiver = listen()
-        sender.send(b"1")
+        sender.send(b"1", 1)
         receiver.close()
-        sender.send(b"2")
+        sender.send(b"2", 1)
     assert len(log.messages) <= 4
 
 
 def test_a_datagram_too_large_for_the_system_is_dropped_and_the_next_is_sent(path: Path, listen: Receiver) -> None:
     receiver, sender = listen(), Sender(str(path))
-    sender.send(bytes(64 << 20))
-    sender.send(b"small")
+    sender.send(bytes(64 << 20), 1)
+    sender.send(b"small", 1)
     assert (taken(receiver), sender.dropped) == ([b"small"], 1)
 
 
@@ -222,7 +204,7 @@ def test_the_largest_real_batch_fits_into_a_datagram(path: Path, listen: Receive
     """A thousand sequences with names as long as they get."""
     receiver, sender = listen(), Sender(str(path))
     largest = bytes(48 + 1024 * (16 + 257))
-    sender.send(largest)
+    sender.send(largest, 1)
     assert (taken(receiver), sender.dropped) == ([largest], 0)
 
 
@@ -230,7 +212,7 @@ def test_when_the_engine_rests_what_waits_is_still_sent(path: Path, listen: Rece
     """No step follows that could take it along; a thread does, and ends."""
     receiver, sender = listen(), Sender(str(path))
     for datagram in numbered(0, 300):
-        sender.send(datagram)
+        sender.send(datagram, 1)
     assert sender._waiting
     sender.rest()
     sender.rest()
@@ -253,6 +235,6 @@ def threads() -> int:
 
 def test_when_nothing_waits_a_rest_starts_nothing(path: Path, listen: Receiver) -> None:
     receiver, sender = listen(), Sender(str(path))
-    sender.send(b"1")
+    sender.send(b"1", 1)
     sender.rest()
     assert (threads(), taken(receiver)) == (0, [b"1"])

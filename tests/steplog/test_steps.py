@@ -5,13 +5,16 @@ What the plugin says of each step, read off a scheduler that behaves as vLLM's d
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from jouleproxy_steplog import FAILURES_IN_A_ROW, MOST_PENDING, hook
-from jouleproxy_steplog.batch import LONGEST_NAME, SPARE, Sequences, plain
+from jouleproxy_steplog import hook
+from jouleproxy_steplog.batch import LONGEST_NAME, SPARE, Sequences, plain, seen_with_new
+from jouleproxy_steplog.parcel import Parcel
+from jouleproxy_steplog.steps import FAILURES_IN_A_ROW, MOST_NOTED, MOST_PENDING
 
 from proxy.accounting.steps import EngineStep
-from proxy.upstream.step_log import parse
+from proxy.upstream.step_datagrams import parse
 from tests.steplog.conftest import Receiver
 from tests.steplog.fake_scheduler import Cached, New, Output, SchedulerBase
 
@@ -36,10 +39,10 @@ class Engine:
 
     def heard(self) -> list[EngineStep]:
         """What was reported since the last look."""
-        steps = []
+        steps: list[EngineStep] = []
         while True:
             try:
-                steps.append(parse(self._receiver.recv(1 << 20)))
+                steps += parse(self._receiver.recv(1 << 20))
             except BlockingIOError:
                 return steps
 
@@ -261,6 +264,88 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return lambda at: setattr(time, "now", at)
 
 
+@pytest.fixture
+def holding(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], list[int]]:
+    """Steps of so many milliseconds each, gathered for 20 ms; gives the numbers heard of after one."""
+    monkeypatch.setattr("jouleproxy_steplog.steps.HOLD_NS", 20_000_000)
+    now, at = ticking(monkeypatch), 1_000_000_000
+
+    def step(lasts_ms: float) -> list[int]:
+        nonlocal at
+        now(at)
+        output = engine.scheduler.schedule()
+        at += round(lasts_ms * 1e6)
+        now(at)
+        engine.scheduler.update_from_output(output)
+        return [one.number for one in engine.heard()]
+
+    return step
+
+
+def test_short_steps_are_sent_together(engine: Engine, holding: Callable[[float], list[int]]) -> None:
+    """The first at once, the others after 20 ms."""
+    engine.scheduler.add("a", 10)
+    assert [holding(6) for _ in range(9)] == [[1], [], [], [], [2, 3, 4, 5], [], [], [], [6, 7, 8, 9]]
+    assert [holding(25), holding(25)] == [[10], [11]]
+
+
+def test_when_nothing_is_left_to_run_all_goes_at_once(engine: Engine, holding: Callable[[float], list[int]]) -> None:
+    engine.scheduler.add("a", 10)
+    assert [holding(2) for _ in range(4)] == [[1], [], [], []]
+    engine.scheduler.finish("a")
+    engine.scheduler.schedule()
+    assert [step.number for step in engine.heard()] == [2, 3, 4]
+
+
+def test_the_last_step_scheduled_ahead_goes_at_once(ahead: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its output comes after the step without tokens was scheduled, and that one's comes last."""
+    monkeypatch.setattr("jouleproxy_steplog.steps.HOLD_NS", 1_000_000_000_000)
+    ahead.scheduler.add("a", 10)
+    outputs = [ahead.scheduler.schedule(), ahead.scheduler.schedule()]
+    ahead.scheduler.update_from_output(outputs[0])
+    ahead.heard()
+    ahead.scheduler.finish("a")
+    empty = ahead.scheduler.schedule()
+    ahead.scheduler.update_from_output(outputs[1])
+    ahead.heard()
+    ahead.scheduler.update_from_output(empty)
+    steps = ahead.scheduler._jouleproxy_steps
+    assert (steps._noted, steps._parcel.steps, steps._number) == ([], 0, 2)
+
+
+def test_a_step_that_may_last_is_not_waited_for(engine: Engine, holding: Callable[[float], list[int]]) -> None:
+    """A prompt of 1,000 tokens comes in; the steps before took 2 ms for one."""
+    engine.scheduler.add("a", 10)
+    assert [holding(2) for _ in range(4)] == [[1], [], [], []]
+    engine.scheduler.add("b", 1_000)
+    engine.scheduler.schedule()
+    assert [step.number for step in engine.heard()] == [2, 3, 4]
+
+
+def test_many_very_short_steps_do_not_wait_for_the_time(engine: Engine, holding: Callable[[float], list[int]]) -> None:
+    """A parcel is bounded, whatever the clock says."""
+    engine.scheduler.add("a", 10)
+    for _ in range(2 * MOST_NOTED):
+        holding(0)
+        assert len(engine.scheduler._jouleproxy_steps._noted) <= MOST_NOTED + 1
+
+
+def test_a_fault_in_one_step_of_several_costs_only_that_one(
+    engine: Engine, holding: Callable[[float], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.scheduler.add("a", 10)
+    add, bad = Parcel.add, iter([False, True, False, False])
+
+    def fail(*arguments: Any) -> None:
+        if next(bad):
+            raise MemoryError
+        add(*arguments)
+
+    holding(6)
+    monkeypatch.setattr("jouleproxy_steplog.steps.Parcel.add", fail)
+    assert [holding(6) for _ in range(4)] == [[], [], [], [2, 4, 5]]
+
+
 def test_a_step_without_tokens_is_not_reported_and_has_no_number(engine: Engine) -> None:
     engine.scheduler.add("a", 3)
     engine.step()
@@ -334,20 +419,24 @@ def test_requests_that_vanish_unannounced_are_forgotten_too() -> None:
     for number in range(3 * SPARE):
         name = f"r{number}"
         requests = {name: SimpleNamespace(num_prompt_tokens=3, num_tokens=3, num_preemptions=0)}
-        assert sequences.read(Output([New(name, 0)], Cached(), {name: 3}, set()), requests) is not None
+        output = Output([New(name, 0)], Cached(), {name: 3}, set())
+        assert sequences.read(seen_with_new(output, requests), requests) is not None
         assert len(sequences) <= SPARE + 2
 
 
 def test_steps_that_never_come_out_are_given_up(engine: Engine) -> None:
     engine.scheduler.add("a", 3)
     outputs = []
-    for _ in range(MOST_PENDING + 5):
+    for _ in range(3 * MOST_NOTED):
         outputs.append(engine.scheduler.schedule())
         engine.scheduler.requests["a"].num_tokens += 1
-    assert len(engine.scheduler._jouleproxy_steps._pending) == MOST_PENDING
+    steps = engine.scheduler._jouleproxy_steps
+    assert len(steps._noted) <= MOST_NOTED + 1
     engine.scheduler.update_from_output(outputs[-1])
+    assert (len(steps._noted), len(steps._pending)) == (0, MOST_PENDING - 1)
     (step,) = engine.heard()
-    assert (step.number, step.dropped) == (6, 5)
+    given_up = 3 * MOST_NOTED - MOST_PENDING
+    assert (step.number, step.dropped) == (given_up + 1, given_up)
 
 
 @pytest.mark.parametrize(
@@ -380,9 +469,9 @@ def fault(request: pytest.FixtureRequest) -> type[BaseException]:
     "place",
     [
         "jouleproxy_steplog.Steps.__init__",
-        "jouleproxy_steplog.Sequences.read",
-        "jouleproxy_steplog.encode",
-        "jouleproxy_steplog.Sender.send",
+        "jouleproxy_steplog.steps.Sequences.read",
+        "jouleproxy_steplog.steps.Parcel.add",
+        "jouleproxy_steplog.steps.Sender.send",
     ],
 )
 def test_a_fault_of_ours_never_reaches_the_engine(
@@ -414,7 +503,7 @@ def test_a_fault_of_ours_never_reaches_the_engine(
 def test_a_passing_fault_loses_its_step_and_no_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.scheduler.add("a", 3)
     engine.step()
-    for place in ("jouleproxy_steplog.Sequences.read", "jouleproxy_steplog.encode"):
+    for place in ("jouleproxy_steplog.steps.Sequences.read", "jouleproxy_steplog.steps.Parcel.add"):
         with monkeypatch.context() as patch:
             patch.setattr(place, lambda *_: 1 / 0)
             engine.step()
@@ -432,7 +521,7 @@ def test_a_wish_to_stop_is_let_through(
     def interrupted(*_: object) -> None:
         raise stop
 
-    monkeypatch.setattr("jouleproxy_steplog.Sequences.read", interrupted)
+    monkeypatch.setattr("jouleproxy_steplog.steps.Sequences.read", interrupted)
     with pytest.raises(stop):
         engine.scheduler.schedule()
 

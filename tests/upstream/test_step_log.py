@@ -6,35 +6,16 @@ import asyncio
 import os
 import socket
 import stat
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from proxy.accounting.steps import Computed, EngineStep
-from proxy.accounting.units import Nanoseconds
+from proxy.accounting.steps import EngineStep
 from proxy.errors import ConfigurationError
-from proxy.upstream.step_log import MOST_AT_ONCE, NotAStep, StepLog, parse
-
-HEAD = struct.Struct("<4sIQQQQII")
-STEP = EngineStep(
-    1, 77, 5, Nanoseconds(1_000), Nanoseconds(2_000), (Computed("chatcmpl-é-1", 7, 0, 3, 2), Computed("b", 0, 9, 0)), 4
-)
-
-
-def datagram(step: EngineStep) -> bytes:
-    """As the plugin sends it; written from the layout, not with the plugin's code."""
-    names, *columns = zip(*step.sequences, strict=True) if step.sequences else ((),) * 5
-    head = HEAD.pack(
-        b"jps1", step.engine, step.boot, step.number, step.start, step.end, step.dropped, len(step.sequences)
-    )
-    return (
-        head + b"".join(struct.pack("<I", value) for column in columns for value in column) + "\n".join(names).encode()
-    )
+from proxy.upstream.step_log import MOST_AT_ONCE, StepLog
+from tests.upstream.datagrams import STEP, datagram, single
 
 
 def numbered(number: int, *, dropped: int = 0, boot: int = 77, engine: int = 0) -> bytes:
@@ -55,7 +36,7 @@ def sender(path: Path) -> Iterator[socket.socket]:
 
 
 async def settle(log: StepLog, steps: list[EngineStep], count: int) -> None:
-    """Lets the event loop run until so many datagrams were taken."""
+    """Lets the event loop run until so many steps or bad datagrams were taken."""
     async with asyncio.timeout(10):
         while len(steps) + log.bad < count:  # noqa: ASYNC110  (what is waited for is the plain callback of the log)
             await asyncio.sleep(0)
@@ -84,59 +65,23 @@ def permissions(path: Path) -> tuple[bool, int]:
     return stat.S_ISSOCK(mode), stat.S_IMODE(mode)
 
 
-def test_a_datagram_is_a_step() -> None:
-    assert parse(datagram(STEP)) == STEP
-
-
-def test_a_step_may_be_empty_and_may_be_large() -> None:
-    empty = STEP._replace(sequences=())
-    large = STEP._replace(sequences=tuple(Computed(f"s{i}", i, 2**32 - 1, 1, 0) for i in range(5_000)))
-    assert parse(datagram(empty)) == empty
-    assert parse(memoryview(datagram(large))) == large
-
-
-@pytest.mark.parametrize("cut", range(len(datagram(STEP)) - 1))
-def test_a_truncated_datagram_is_refused_or_cut_within_the_last_name(cut: int) -> None:
-    names = len(datagram(STEP)) - len("chatcmpl-é-1\nb".encode())
-    piece = datagram(STEP)[:cut]
-    if cut > names and piece.endswith(b"\n"):
-        assert parse(piece).sequences[-1].name == ""
-    else:
-        with pytest.raises(NotAStep):
-            parse(piece)
-
-
-@pytest.mark.parametrize(
-    "garbage",
-    [
-        b"",
-        b"hello",
-        datagram(STEP).replace(b"jps1", b"jps2"),
-        HEAD.pack(b"jps1", 0, 0, 0, 0, 0, 0, 2**32 - 1),
-        HEAD.pack(b"jps1", 0, 0, 0, 2, 1, 0, 0),
-        HEAD.pack(b"jps1", 0, 0, 0, 1, 2, 0, 0) + b"a name",
-        HEAD.pack(b"jps1", 0, 0, 0, 1, 2, 0, 1) + bytes(16) + b"\xff",
-        HEAD.pack(b"jps1", 0, 0, 0, 1, 2, 0, 1) + bytes(16) + b"a\nb",
-    ],
-    ids=["nothing", "text", "magic", "count", "backwards", "name too many", "no UTF-8", "two names for one"],
-)
-def test_garbage_has_a_name(garbage: bytes) -> None:
-    with pytest.raises(NotAStep):
-        parse(garbage)
-
-
-@given(st.binary(max_size=200), st.booleans())
-def test_no_bytes_can_crash_the_parser(tail: bytes, headed: bool) -> None:
-    try:
-        parse(b"jps1" + tail if headed else tail)
-    except NotAStep:
-        return
-
-
 def test_steps_arrive_in_order_and_nothing_is_lost(path: Path) -> None:
     log, steps = heard(path, *(numbered(n) for n in range(3, 50)))
     assert [step.number for step in steps] == [*range(3, 50)]
     assert (log.lost, log.bad) == (0, 0)
+
+
+def test_several_steps_come_in_one_datagram(path: Path) -> None:
+    first, *more = (STEP._replace(number=number) for number in range(5, 9))
+    log, steps = heard(path, datagram(first, *more))
+    assert [step.number for step in steps] == [5, 6, 7, 8]
+    assert (log.lost, log.bad) == (0, 0)
+
+
+def test_an_engine_with_the_plugin_of_before_is_heard(path: Path) -> None:
+    """One step a datagram; the engine's environment is not always updated together with the proxy."""
+    log, steps = heard(path, single(STEP), datagram(STEP._replace(number=STEP.number + 1)))
+    assert (steps[0], steps[1].number, log.lost, log.bad) == (STEP, STEP.number + 1, 0, 0)
 
 
 def test_more_than_one_turn_of_the_loop_is_taken(path: Path) -> None:

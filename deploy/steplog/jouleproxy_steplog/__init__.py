@@ -1,8 +1,10 @@
 """Hooks vLLM's scheduler, so that each step of the engine is reported to jouleproxy.
 
     __init__.py   the hook: wraps two methods, and never lets a fault of ours reach the engine
+    steps.py      notes steps, and reads what was noted a few dozen times a second
     batch.py      what a step holds: tokens per sequence, read off the scheduler's own output
-    sending.py    the wire: one datagram per step to a Unix socket, never waiting
+    parcel.py     several steps in one datagram
+    sending.py    the wire: datagrams to a Unix socket, never waiting
 
 Install it where vLLM is: `pip install ./deploy/steplog`. vLLM loads it in every process of its own (entry point group
 `vllm.general_plugins`; where VLLM_PLUGINS is set it must name `jouleproxy_steplog`). It does nothing unless the
@@ -21,149 +23,67 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
 from typing import Any
 
-from jouleproxy_steplog.batch import Batch, Sequences
-from jouleproxy_steplog.sending import Sender, encode
+from jouleproxy_steplog.steps import FAILURES_IN_A_ROW, Guard, Steps
 
 VARIABLE = "JOULEPROXY_STEP_LOG"
-FAILURES_IN_A_ROW = 20
-"""After so many the reports end: whatever is wrong will not get better."""
-MOST_PENDING = 64
-"""Steps scheduled and not out yet; the engine's own queue is a few deep, so more are steps that were given up."""
 _STEPS = "_jouleproxy_steps"
 _WRAPPED = "_jouleproxy_wrapped"
 # below vLLM's own logger, whose handler then shows it
 _log = logging.getLogger("vllm.jouleproxy_steplog")
 
 
-class Steps:
-    """The steps of one scheduler, from scheduled to reported."""
-
-    def __init__(self, scheduler: Any, path: str) -> None:
-        self._engine = rank(scheduler)
-        # a random number and not a time: two processes may start at the same instant
-        self._boot = int.from_bytes(os.urandom(8), "little")
-        self._sequences = Sequences()
-        self._sender = Sender(path)
-        self._pending: dict[int, tuple[Any, int, Batch]] = {}
-        """By the identity of the scheduler's output, which is kept so that no other object takes its place."""
-        self._number = 0
-        self._end = 0
-        self._unread = 0
-
-    def scheduled(self, scheduler: Any, output: Any, called: int) -> bool:
-        """Notes what a step will compute; `called`: when its scheduling began, monotonic ns. Always False."""
-        batch = self._sequences.read(output, scheduler.requests)
-        if batch is None:
-            self._sender.rest()
-            return False
-        self._pending[id(output)] = (output, called, batch)
-        if len(self._pending) > MOST_PENDING:
-            del self._pending[next(iter(self._pending))]
-            self._lose()
-        return False
-
-    def came_out(self, arguments: tuple[Any, ...], named: Mapping[str, Any], end: int) -> bool:
-        """Reports the step whose output is about to be taken in; `end`: now, monotonic ns. False if there is none."""
-        output = arguments[0] if arguments else named["scheduler_output"]
-        noted = self._pending.pop(id(output), None)
-        if noted is None:
-            if output.num_scheduled_tokens:
-                self._lose()
-            return False
-        _, called, batch = noted
-        # scheduled ahead, a step waits for the one before it
-        start, self._end = max(called, self._end), end
-        self._number += 1
-        try:
-            dropped = self._unread + self._sender.dropped
-            self._sender.send(encode(self._engine, self._boot, self._number, start, end, dropped, batch))
-        except BaseException:
-            self._unread += 1
-            raise
-        return True
-
-    def _lose(self) -> None:
-        """A step that nobody will hear of; its number is used up, so that the gap tells of it."""
-        self._number += 1
-        self._unread += 1
-
-
-class Guard:
-    """Stands between our faults and the engine: counts them, and ends the reports when they do not cease."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._failures = 0
-        self._told = False
-
-    def run(self, scheduler: Any, work: Callable[[Steps], bool]) -> None:
-        """Does the work with the scheduler's steps; lets out nothing but a wish to stop."""
-        if self._failures >= FAILURES_IN_A_ROW:
-            return
-        try:
-            if work(steps_of(scheduler, self._path)):
-                self._failures = 0
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:
-            self._failed()
-
-    def _failed(self) -> None:
-        self._failures += 1
-        if not self._told:
-            self._told = True
-            _log.warning("a step could not be read; the engine is not affected", exc_info=True)
-        if self._failures == FAILURES_IN_A_ROW:
-            _log.warning("steps are no longer reported: %d in a row could not be read", FAILURES_IN_A_ROW)
-
-
-def rank(scheduler: Any) -> int:
-    """The number of this engine among the data-parallel ones, else 0.
-
-    data_parallel_rank is 0 in all replicas of a dense model; only data_parallel_index tells them apart.
-    """
-    parallel = scheduler.vllm_config.parallel_config
-    for name in ("data_parallel_index", "data_parallel_rank"):
-        value = getattr(parallel, name, None)
-        if isinstance(value, int):
-            return value
-    return 0
-
-
-def steps_of(scheduler: Any, path: str) -> Steps:
-    """The steps of this scheduler; made on first use, which is in the process that runs it, after all forks."""
-    steps: Steps | None = getattr(scheduler, _STEPS, None)
-    if steps is None:
-        steps = Steps(scheduler, path)
-        setattr(scheduler, _STEPS, steps)
-    return steps
-
-
 def hook(scheduler_class: Any, path: str) -> None:
     """Wraps the class's two methods; what they return or raise is untouched. A second call does nothing."""
-    schedule, update_from_output = scheduler_class.schedule, scheduler_class.update_from_output
-    if hasattr(schedule, _WRAPPED):
+    if hasattr(scheduler_class.schedule, _WRAPPED):
         return
-    guard = Guard(path)
+    guard = Guard()
+    scheduler_class.schedule = _noting_begin(scheduler_class.schedule, path, guard)
+    scheduler_class.update_from_output = _noting_end(scheduler_class.update_from_output, path, guard)
 
+
+def _noting_begin(schedule: Any, path: str, guard: Guard) -> Any:
     @functools.wraps(schedule)
     def schedule_and_note(self: Any, *arguments: Any, **named: Any) -> Any:
         called = time.monotonic_ns()
         output = schedule(self, *arguments, **named)
-        guard.run(self, lambda steps: steps.scheduled(self, output, called))
+        if guard.failures < FAILURES_IN_A_ROW:
+            try:
+                steps = getattr(self, _STEPS, None) or _steps_of(self, path, guard)
+                steps.scheduled(self, output, called)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:
+                guard.failed()
         return output
 
+    setattr(schedule_and_note, _WRAPPED, True)
+    return schedule_and_note
+
+
+def _noting_end(update_from_output: Any, path: str, guard: Guard) -> Any:
     @functools.wraps(update_from_output)
-    def report_and_update(self: Any, *arguments: Any, **named: Any) -> Any:
+    def note_and_update(self: Any, *arguments: Any, **named: Any) -> Any:
         end = time.monotonic_ns()
-        guard.run(self, lambda steps: steps.came_out(arguments, named, end))
+        if guard.failures < FAILURES_IN_A_ROW:
+            try:
+                steps = getattr(self, _STEPS, None) or _steps_of(self, path, guard)
+                steps.came_out(arguments[0] if arguments else named["scheduler_output"], end)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:
+                guard.failed()
         return update_from_output(self, *arguments, **named)
 
-    setattr(schedule_and_note, _WRAPPED, True)
-    scheduler_class.schedule, scheduler_class.update_from_output = schedule_and_note, report_and_update
+    return note_and_update
+
+
+def _steps_of(scheduler: Any, path: str, guard: Guard) -> Steps:
+    """The steps of this scheduler; made on first use, which is in the process that runs it, after all forks."""
+    steps = Steps(scheduler, path, guard)
+    setattr(scheduler, _STEPS, steps)
+    return steps
 
 
 def register() -> None:

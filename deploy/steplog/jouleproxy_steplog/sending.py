@@ -1,26 +1,15 @@
-"""The wire to jouleproxy: one datagram per step to a Unix socket, never waiting for anybody.
-
-Layout, little endian: b"jps1"; engine u32, boot u64, number u64, start u64 and end u64 (CLOCK_MONOTONIC, ns), dropped
-u32, n u32; four times n u32: before, prefill, decode, recomputed; n names, UTF-8, joined by line feeds.
-"""
+"""The wire to jouleproxy: datagrams to a Unix socket, never waiting for anybody."""
 
 import errno
 import logging
 import socket
-import struct
 import threading
 import time
 from collections import deque
 
-from jouleproxy_steplog.batch import Batch
-
-MAGIC = b"jps1"
-HEAD = struct.Struct("<4sIQQQQII")
-MOST_WAITING = 1_000
+MOST_WAITING = 500
 """Datagrams kept for a receiver that is behind: some seconds of steps."""
-HOLD_S = 0.005
-"""Steps shorter than this are sent together: waking the receiver costs the engine more than all else here."""
-MOST_AT_ONCE = 128
+MOST_AT_ONCE = 64
 """Datagrams sent in one go, so that a long queue does not hold up a step."""
 BUFFER_BYTES = 4 << 20
 """Asked for, so that the largest batch fits into a datagram; the kernel gives what net.core.wmem_max allows."""
@@ -33,48 +22,36 @@ _GONE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE)
 _log = logging.getLogger("vllm.jouleproxy_steplog")
 
 
-def encode(engine: int, boot: int, number: int, start: int, end: int, dropped: int, batch: Batch) -> bytes:
-    """A step as a datagram."""
-    names, before, prefill, decode, recomputed = batch
-    n = len(names)
-    head = HEAD.pack(MAGIC, engine, boot, number, start, end, dropped & 0xFFFFFFFF, n)
-    columns = struct.pack(f"<{4 * n}I", *before, *prefill, *decode, *recomputed)
-    return head + columns + "\n".join(names).encode()
-
-
 class Sender:
     """A connected datagram socket, and what waits for room in it.
 
     Linux queues few datagrams for a receiver (net.unix.max_dgram_qlen, often 10), so a receiver that is busy for a
-    moment leaves some waiting here; they go first with the next step. So do those of very short steps, by choice.
-    dropped: datagrams thrown away, because nobody listens or too many wait.
+    moment leaves some waiting here; they go first with the next one.
+    dropped: steps thrown away, because nobody listens or too many datagrams wait.
     """
 
     def __init__(self, path: str) -> None:
         self.dropped = 0
         self._path = path
         self._socket: socket.socket | None = None
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[tuple[bytes, int]] = deque()
         self._lock = threading.Lock()
         self._drain: threading.Thread | None = None
         self._heard: bool | None = None
         """What the log says; None before its first line."""
         self._complained = -QUIET_S
-        self._flushed = -HOLD_S
 
     def __del__(self) -> None:
         """A scheduler that goes takes its socket with it."""
         self._close()
 
-    def send(self, datagram: bytes) -> None:
-        """Sends it, after those that wait, or keeps or drops it; takes some microseconds in every case."""
+    def send(self, datagram: bytes, steps: int) -> None:
+        """Sends so many steps, after those that wait, or keeps or drops them; takes some microseconds in every case."""
         with self._lock:
             if len(self._waiting) >= MOST_WAITING:
-                self._waiting.popleft()
-                self.dropped += 1
-            self._waiting.append(datagram)
-            if time.monotonic() - self._flushed >= HOLD_S:
-                self._flush()
+                self._drop_oldest()
+            self._waiting.append((datagram, steps))
+            self._flush()
 
     def rest(self) -> None:
         """Says that no step may follow for long: sends what waits, and the rest of it by a thread that then ends."""
@@ -95,10 +72,9 @@ class Sender:
 
     def _flush(self) -> None:
         """Sends what waits until the receiver's queue is full; drops all of it when there is no receiver."""
-        self._flushed = time.monotonic()
         for _ in range(min(len(self._waiting), MOST_AT_ONCE)):
             try:
-                self._put(self._waiting[0])
+                self._put(self._waiting[0][0])
                 if not self._heard:
                     self._tell_heard()
             except OSError as error:
@@ -107,8 +83,12 @@ class Sender:
                 if error.errno != errno.EMSGSIZE:
                     self._lose_receiver(error)
                     return
-                self.dropped += 1
-            self._waiting.popleft()
+                self._drop_oldest()
+            else:
+                self._waiting.popleft()
+
+    def _drop_oldest(self) -> None:
+        self.dropped += self._waiting.popleft()[1]
 
     def _put(self, datagram: bytes) -> None:
         """Hands it to the kernel; a receiver that has been replaced is looked for once."""
@@ -141,7 +121,7 @@ class Sender:
 
     def _lose_receiver(self, error: OSError) -> None:
         self._close()
-        self.dropped += len(self._waiting)
+        self.dropped += sum(steps for _, steps in self._waiting)
         self._waiting.clear()
         now = time.monotonic()
         # a receiver that comes and goes gets one pair of lines a minute
