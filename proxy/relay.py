@@ -17,7 +17,7 @@ from proxy.ports import Answer, Client, Clock, Engine, Member, Pool
 from proxy.wire import usage
 from proxy.wire.answer import StreamTap
 from proxy.wire.ask import CHECKS_MODEL, GENERATING, POOLING, Ask, read_ask
-from proxy.wire.energy import as_json, comment, energy_object, error_body, headers
+from proxy.wire.energy import as_json, comment, error_body, headers, provisional_energy
 from proxy.wire.headers import Headers, value_of
 from proxy.wire.sse import DONE, data_event
 
@@ -72,8 +72,14 @@ class Relay:
         A backend that cannot be reached is passed over; after the first byte there is no second try.
         Cancelled when the client has gone: the engine's connection is closed at once and the bill says aborted.
         """
-        wanted = incoming.energy_in_usage
-        ask = read_ask(incoming.method, incoming.path, incoming.body, usage_wanted=wanted, salt=self._salt)
+        ask = read_ask(
+            incoming.method,
+            incoming.path,
+            incoming.body,
+            usage_wanted=incoming.energy_in_usage,
+            salt=self._salt,
+            answer_id=f"resp_{secrets.token_hex(8)}",
+        )
         tried: frozenset[str] = frozenset()
         while True:
             member = self._pool.choose(ask.model, without=tried)
@@ -101,6 +107,7 @@ class Relay:
         flight = Flight(
             row=uuid.uuid4().hex,
             request_id=incoming.request_id,
+            engine_id=ask.answer_id,
             sent=self._clock(),
             sequences=ask.sequences,
             prompts=ask.prompts,
@@ -228,23 +235,3 @@ def _scheduled(flight: Flight, queued_ms: float | None, arrived: Nanoseconds) ->
         return None
     latest = arrived if flight.first is None else flight.first
     return Nanoseconds(flight.sent + round(min(queued_ms * 1e6, latest - flight.sent)))
-
-
-def provisional_energy(bill: Bill, group: Group, now: Any) -> dict[str, Any]:
-    """The energy object of a request that is not settled: what its divided windows say, and a prediction."""
-    flight = bill.flight
-    known = group.provisional(bill, now)
-    return energy_object(
-        request_id=flight.request_id,
-        status="provisional",
-        energy_uj=known.energy if known else None,
-        duration_ns=bill.duration_ns(now),
-        method=bill.policy,
-        metered_uj=known.metered if known else None,
-        grade=group.grade_of(bill),
-        estimated=group.estimated,
-        relative_uncertainty=bill.relative_uncertainty(known.energy) if known else None,
-        absolute_uncertainty=group.absolute_uncertainty,
-        phases_uj=(known.prefill, known.decode, known.shared) if known else None,
-        tokens=(flight.prompt_tokens, flight.cached_tokens, flight.completion_tokens),
-    )

@@ -4,6 +4,8 @@ One request is forwarded and billed: to whom it goes, what is noted of it, and w
 
 import asyncio
 import contextlib
+import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -65,10 +67,12 @@ class ScriptedEngine:
 
     def __init__(self, *answers: ScriptedAnswer | Exception) -> None:
         self._answers = list(answers)
+        self.bodies: list[bytes] = []
         self.closed = 0
 
     @asynccontextmanager
     async def ask(self, method: str, target: str, headers: Headers, body: bytes) -> AsyncIterator[ScriptedAnswer]:
+        self.bodies.append(body)
         answer = self._answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -158,6 +162,22 @@ def test_a_stream_is_billed_by_its_usage() -> None:
     assert (bill.tenant, bill.model, bill.endpoint, bill.started_at_unix_ns) == ("acme", "m", "chat", 77)
     assert (bill.added_ns, road.client.finished) == (road.flight.sent, True)
     assert road.pool.members["a"].outstanding == 0
+
+
+def test_a_response_is_known_by_the_id_the_engine_is_told() -> None:
+    """/v1/responses takes it from the body; each request has its own."""
+    ids = []
+    for _ in range(2):
+        engine = whole(b"{}")
+        road = Road(a=engine)
+        road.send(b'{"model":"m","input":"x"}', "/v1/responses")
+        ids.append(road.flight.engine_id)
+        assert json.loads(engine.bodies[0]) == {"model": "m", "input": "x", "request_id": road.flight.engine_id}
+    assert all(re.fullmatch("resp_[0-9a-f]{16}", str(one)) for one in ids)
+    assert ids[0] != ids[1]
+    road = Road(a=whole(b"{}"))
+    road.send(path=CHAT)
+    assert road.flight.engine_id is None
 
 
 PROMPT = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"%s"}]}' % (b"a secret " * 50)

@@ -27,6 +27,7 @@ class Flight:
     """The facts of one request to one backend; mutable until `ended` is set.
 
     row: unique key of this attempt; request_id: what the client sees, which may repeat.
+    engine_id: what the engine makes the names of its sequences from, where that is not the request_id.
     sequences: n times the number of prompts; the engine holds so many in its batch. prompts: how many there are;
     token counts of the prompt are their sum, each counted once.
     prompt_estimate: tokens guessed from the body's size, used until the engine says.
@@ -60,6 +61,7 @@ class Flight:
     prefix: tuple[Chain, ...] = ()
     scheduled: Nanoseconds | None = None
     scheduled_guess: Nanoseconds | None = None
+    engine_id: str | None = None
     lag: int = 0
     first: Nanoseconds | None = None
     last: Nanoseconds | None = None

@@ -21,16 +21,17 @@ class SequenceNames:
 
     def opened(self, flight: Flight) -> None:
         """A request was sent: its sequences will be looked for."""
-        self._flights.setdefault(flight.request_id, []).append(flight)
+        self._flights.setdefault(flight.engine_id or flight.request_id, []).append(flight)
 
     def closed(self, flight: Flight) -> None:
         """The request is settled; what the engine still computes for it is a stranger's."""
         for name in self._names_of.pop(flight.row, ()):
             del self._row_of[name]
             self._is_strange(name)
-        namesakes = [one for one in self._flights.pop(flight.request_id, ()) if one is not flight]
+        known_as = flight.engine_id or flight.request_id
+        namesakes = [one for one in self._flights.pop(known_as, ()) if one is not flight]
         if namesakes:
-            self._flights[flight.request_id] = namesakes
+            self._flights[known_as] = namesakes
 
     def row_of(self, name: str) -> str | None:
         """The row of the request a sequence belongs to; None for a stranger's."""

@@ -7,10 +7,10 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from proxy.errors import NotFound
-from proxy.relay import provisional_energy
 from proxy.reports.records import record
 from proxy.settlement import Settlement
 from proxy.stores.books import Books
+from proxy.wire.energy import provisional_energy
 
 LOOK_AGAIN_S = 0.05
 LONGEST_WAIT_S = 60.0

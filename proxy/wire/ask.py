@@ -1,7 +1,8 @@
 """What a request asks for, as far as relaying and accounting must know, and the body the engine gets.
 
-The body stays as it came but for one thing: a stream is asked for running usage, because a chunk is not a
-token. What the client did not ask for is taken out of the answer again.
+The body stays as it came but for two things. A stream is asked for running usage, because a chunk is not a token; what
+the client did not ask for is taken out of the answer again. And /v1/responses, where vLLM does not look at
+X-Request-Id, is told which id the answer shall have, for by that id the engine's step log knows it.
 """
 
 import json
@@ -22,6 +23,7 @@ WITHOUT_WORK = frozenset(
     }
 )
 """Endpoints that do no work on the GPU, beside every GET: nobody is charged for them."""
+RESPONSES = "/v1/responses"
 SCORING = frozenset({"/v1/score", "/score", "/v1/rerank", "/v2/rerank", "/rerank"})
 POOLING = SCORING | {"/v1/embeddings", "/pooling"}
 """Endpoints that read prompts and make no tokens."""
@@ -54,6 +56,7 @@ class Ask:
     model: None when the body names none. sequences: n times prompts. prompt_estimate: tokens of all prompts, a guess
     from their text; images and sound are not in it, and of a body that is no JSON it is 0.
     wants_usage, wants_continuous: what the client asked to see of usage in a stream.
+    answer_id: what the engine calls the request, where that is not its X-Request-Id.
     body: what goes to the engine. prefix: names of the prompts' pieces, nothing of which can be read off them.
     """
 
@@ -69,13 +72,23 @@ class Ask:
     work: bool
     body: bytes
     prefix: tuple[Chain, ...] = ()
+    answer_id: str | None = None
 
 
-def read_ask(method: str, path: str, body: bytes, *, usage_wanted: bool = False, salt: bytes | None = None) -> Ask:
+def read_ask(
+    method: str,
+    path: str,
+    body: bytes,
+    *,
+    usage_wanted: bool = False,
+    salt: bytes | None = None,
+    answer_id: str | None = None,
+) -> Ask:
     """The request as far as it can be read; a body that is no JSON object is passed on for the engine to judge.
 
     usage_wanted: the client asked by header for energy inside usage, so it shall see the usage chunk.
     salt: at most 64 random bytes that key the names of the prompts' pieces; without it nothing is named.
+    answer_id: for an answer of /v1/responses to which the client gives none.
     Raises BadRequest for nesting no engine would accept either.
     """
     fields = _fields(body) if method == "POST" else None
@@ -91,6 +104,8 @@ def read_ask(method: str, path: str, body: bytes, *, usage_wanted: bool = False,
     acceptable = (asked is None or isinstance(asked, dict)) and None not in (wants_usage, wants_continuous)
     if stream and path in GENERATING and acceptable:
         body = _with_usage(body, fields, options)
+    if path == RESPONSES:
+        body, answer_id = _with_answer_id(body, fields, answer_id)
     return Ask(
         path=path,
         endpoint=endpoint,
@@ -104,6 +119,7 @@ def read_ask(method: str, path: str, body: bytes, *, usage_wanted: bool = False,
         work=work,
         body=body,
         prefix=prefix_chains(path, fields, salt) if salt else (),
+        answer_id=answer_id if path == RESPONSES else None,
     )
 
 
@@ -131,10 +147,24 @@ def _with_usage(body: bytes, fields: dict[str, Any], options: dict[str, Any]) ->
     if all(options.get(name) is True for name in _WANTED):
         return body
     if not options:
-        close = body.rindex(b"}")
-        comma = b"," if fields else b""
-        return body[:close] + comma + b'"stream_options":' + json.dumps(_WANTED).encode() + body[close:]
+        return _with_member(body, fields, b'"stream_options":' + json.dumps(_WANTED).encode())
     return json.dumps({**fields, "stream_options": {**options, **_WANTED}}).encode()
+
+
+def _with_answer_id(body: bytes, fields: dict[str, Any], answer_id: str | None) -> tuple[bytes, str | None]:
+    """The body with an id for the answer, and that id; the client's own stays, and one that is no text is refused."""
+    if "request_id" in fields:
+        own = fields["request_id"]
+        return body, own if isinstance(own, str) and own else None
+    if answer_id is None:
+        return body, None
+    return _with_member(body, fields, b'"request_id":' + json.dumps(answer_id).encode()), answer_id
+
+
+def _with_member(body: bytes, fields: dict[str, Any], member: bytes) -> bytes:
+    """The object with one more member at its end."""
+    close = body.rindex(b"}")
+    return body[:close] + (b"," if fields else b"") + member + body[close:]
 
 
 def _answers(fields: dict[str, Any]) -> int:

@@ -7,7 +7,9 @@ attribution_method, attribution_ratio; the rest is ours.
 import json
 from typing import Any
 
-from proxy.accounting.units import joules, seconds, watts
+from proxy.accounting.bill import Bill
+from proxy.accounting.group import Group
+from proxy.accounting.units import Nanoseconds, joules, seconds, watts
 
 JOULES_PER_KWH = 3.6e6
 
@@ -53,6 +55,26 @@ def energy_object(
         else dict(zip(("prefill", "decode", "shared"), map(joules, phases_uj), strict=True)),
         "tokens": dict(zip(("prompt", "cached", "completion"), tokens, strict=True)),
     }
+
+
+def provisional_energy(bill: Bill, group: Group, now: Nanoseconds) -> dict[str, Any]:
+    """The energy object of a request that is not settled: what its divided windows say, and a prediction."""
+    flight = bill.flight
+    known = group.provisional(bill, now)
+    return energy_object(
+        request_id=flight.request_id,
+        status="provisional",
+        energy_uj=known.energy if known else None,
+        duration_ns=bill.duration_ns(now),
+        method=bill.policy,
+        metered_uj=known.metered if known else None,
+        grade=group.grade_of(bill),
+        estimated=group.estimated,
+        relative_uncertainty=bill.relative_uncertainty(known.energy) if known else None,
+        absolute_uncertainty=group.absolute_uncertainty,
+        phases_uj=(known.prefill, known.decode, known.shared) if known else None,
+        tokens=(flight.prompt_tokens, flight.cached_tokens, flight.completion_tokens),
+    )
 
 
 def _rounded(uncertainty: float | None) -> float | None:

@@ -10,7 +10,8 @@ its serving classes (`_base_request_id`), `ParentRequest.get_child_info` and `In
     speech             transcribe-R, translate-R, with -0 for each piece, -lang_detect
     beam search        cmpl-R-…-beam-0, chatcmpl-R-…-beam-0, with random hex digits between
     n > 1              0_chatcmpl-R
-    responses          resp_X_0            not R: the header is ignored, and X stands in the answer's own id
+    responses          I_0                 not R: the header is ignored, and I is the answer's own id, the body's
+                                           `request_id`, which vLLM else makes up as resp_…
     late interaction   late-interaction-…  nothing of the request
 
 A request id may contain dashes and end like one of these parts, so there can be several readings.

@@ -90,6 +90,16 @@ def test_what_is_computed_for_a_settled_request_is_a_strangers() -> None:
     assert (None, "stays") == (found.row_of("R/a"), found.row_of("R/b"))
 
 
+def test_an_engine_may_know_a_request_by_another_id() -> None:
+    """Then the one that the client sees is nobody's there."""
+    response = Flight("row", "R", ms(0), engine_id="resp")
+    found = names(response)
+
+    assert [None, "row"] == rows(found, "R/a", "resp/a")
+    found.closed(response)
+    assert {} == found._flights
+
+
 def test_settled_requests_leave_nothing_behind() -> None:
     """Neither by id nor by row; of their names no more is kept than of a stranger's."""
     found = SequenceNames(request_id_of)

@@ -196,3 +196,47 @@ def test_each_endpoint_has_its_own_list_of_prompts(
     ask = read_ask("POST", path, json.dumps(fields).encode())
 
     assert (ask.prompts, ask.sequences) == (prompts, sequences)
+
+
+def test_a_response_is_told_its_id() -> None:
+    """
+    vLLM knows it by its answer's id and not by X-Request-Id; nothing else of the body is touched.
+    """
+    body = b'{ "model" : "m",\n "input":"x", "stream": true }'
+
+    ask = read_ask("POST", "/v1/responses", body, answer_id="resp_0123456789abcdef")
+
+    assert ask.body.startswith(body[:-1])
+    assert json.loads(ask.body)["request_id"] == ask.answer_id == "resp_0123456789abcdef"
+    assert json.loads(read_ask("POST", "/v1/responses", b"{}", answer_id="resp_1").body) == {"request_id": "resp_1"}
+
+
+@pytest.mark.parametrize(("own", "known"), [('"mine"', "mine"), ("7", None), ("null", None), ('""', None)])
+def test_an_id_of_the_clients_own_stays(own: str, known: str | None) -> None:
+    """
+    One that is no text is the engine's to refuse.
+    """
+    body = b'{"input":"x","request_id":' + own.encode() + b"}"
+
+    ask = read_ask("POST", "/v1/responses", body, answer_id="resp_1")
+
+    assert (ask.body, ask.answer_id) == (body, known)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", CHAT, b'{"model":"m"}'),
+        ("POST", "/v1/responses", b'["no object"]'),
+        ("POST", "/v1/responses", b"no JSON"),
+        ("GET", "/v1/responses", b'{"input":"x"}'),
+        ("POST", "/v1/responses/resp_1/cancel", b"{}"),
+    ],
+)
+def test_other_requests_are_told_no_id(method: str, path: str, body: bytes) -> None:
+    """
+    Everywhere else the engine takes X-Request-Id.
+    """
+    ask = read_ask(method, path, body, answer_id="resp_1")
+
+    assert (ask.body, ask.answer_id) == (body, None)
