@@ -63,6 +63,15 @@ class Work:
         self.output_tokens += other.output_tokens
         self.present_ns += other.present_ns
 
+    def add_part(self, other: "Work", part: float) -> None:
+        """Takes in a part of what energy is predicted from; tokens and time are left as they are."""
+        self.prefill += part * other.prefill
+        self.prefill_context += part * other.prefill_context
+        self.decode += part * other.decode
+        self.decode_context += part * other.decode_context
+        self.steps += part * other.steps
+        self.experts += part * other.experts
+
 
 @dataclass(slots=True)
 class Activity:

@@ -12,6 +12,7 @@ from proxy.accounting.meter_state import MeterState
 from proxy.accounting.reconstruction import reconstruct
 from proxy.accounting.samples import Window
 from proxy.accounting.step_book import StepBook
+from proxy.accounting.step_worth import Look
 from proxy.accounting.uncertainty import Doubts, WindowNoise, doubts
 from proxy.accounting.units import Microjoules, Nanoseconds, joules
 from proxy.accounting.weights import Weights
@@ -75,8 +76,9 @@ class Divider:
 
         given: the window is a part of one that other groups have had theirs of; what is idle in it is settled.
         """
+        looks: list[Look] = []
         if given is None:
-            activity = self.activity(window, flights)
+            looks, activity = self._looked(window, state, flights)
             result = self._split(window, activity, state)
             state.idle.ran(window, nothing=activity.covered_ns == 0 and not self._engine.busy)
         else:
@@ -86,8 +88,19 @@ class Divider:
             result = replace(self._split(rest, busy, state), window=window, idle=given.idle, activity=activity)
         self.grading.note(activity)
         if result.predicted_j > 0:
-            self._learn(result, activity, measured=given is None or given.alone)
+            self._learn(result, activity, looks, measured=given is None or given.alone)
         return result
+
+    def _looked(self, window: Window, state: MeterState, flights: list[Flight]) -> tuple[list[Look], Activity]:
+        """What the sensor saw of single steps, and the activity by what they were worth."""
+        span = Span(window.start, window.end)
+        logged = self._steps.covers(span, flights)
+        curve = self._steps.curve(span, self.weights) if logged else None
+        if curve is None:
+            state.worth.passed(window.moves)
+            return [], self._activity(span, flights, logged)
+        looks = state.worth.looked(window.moves, curve)
+        return looks, self._steps.activity(span, flights, self.weights, state.worth.factors)
 
     def _split(self, window: Window, activity: Activity, state: MeterState) -> Split:
         return split(
@@ -102,16 +115,22 @@ class Divider:
     def activity(self, window: Window, flights: list[Flight]) -> Activity:
         """Who did what in a window that is ready to be divided."""
         span = Span(window.start, window.end)
-        if self._steps.covers(span, flights):
+        return self._activity(span, flights, self._steps.covers(span, flights))
+
+    def _activity(self, span: Span, flights: list[Flight], logged: bool) -> Activity:
+        if logged:
             return self._steps.activity(span, flights, self.weights)
         engine = self._engine
         held = engine.taken_up(flights, self.weights)
         return reconstruct(span, held, weights=self.weights, unseen=engine.unseen, pace=engine.pace)
 
-    def _learn(self, result: Split, activity: Activity, *, measured: bool) -> None:
-        length = Nanoseconds(result.window.end - result.window.start)
-        if measured:
-            # Of several meters each sees a part of the same work; the fit must see all of it.
+    def _learn(self, result: Split, activity: Activity, looks: list[Look], *, measured: bool) -> None:
+        # Of several meters each sees a part of the same work; the fit must see all of it.
+        if measured and looks:
+            for look in looks:
+                self.fit.looked(look.work, look.energy_uj * self._meters, look.span_ns, look.noise)
+        elif measured:
+            length = Nanoseconds(result.window.end - result.window.start)
             self.fit.observe(activity.total(), result.active * self._meters, length)
         predicted_j = result.predicted_j / self._meters
         self._noise.learn(result.active, predicted_j, self.kappa)

@@ -25,6 +25,8 @@ STIFFNESS = (10.0, 20.0, 5.0, 40.0, 5.0, 20.0)
 against context; a step and a prompt token show well in any traffic."""
 NOISE = 0.25
 """Relative, of a stretch of 0.1 s seen by a part-time sensor."""
+LEAST_NOISE = 0.05
+"""Of a reading of which it is known when the sensor looked: what the prediction gets wrong is not chance alone."""
 MEMORY_S = 3600.0
 STRETCH_S = 0.5
 """Work is gathered so long before it counts as one observation."""
@@ -32,6 +34,9 @@ BLOCK_S = 5.0
 """Predictions are judged over this long, so that the sensor's noise does not drown what the weights get wrong."""
 BLOCKS_REMEMBERED = 24.0
 FEWEST_BLOCKS = 2
+LOOKS_REMEMBERED = 1200.0
+FEWEST_LOOKS = 50
+"""The same for single readings of which it is known when the sensor looked: those are judged one by one."""
 SWEEPS = 12
 TRUSTED_ERROR = 0.06
 """Weights whose predictions of blocks are nearer than this are right enough to even out windows."""
@@ -39,21 +44,49 @@ TRUSTED_ERROR = 0.06
 
 @dataclass(slots=True)
 class Judged:
-    """Fading mean square of relative errors of one set of weights over blocks."""
+    """Fading mean square of relative errors of one set of weights, over blocks or looks.
 
+    remembered: how many count. fewest: before anything is said.
+    """
+
+    remembered: float = BLOCKS_REMEMBERED
+    fewest: int = FEWEST_BLOCKS
     square: float = 0.0
     weight: float = 0.0
 
     def add(self, measured: float, predicted: float) -> None:
-        """A block: joules as measured and as predicted."""
-        fade = exp(-1 / BLOCKS_REMEMBERED)
+        """Joules as measured and as predicted."""
+        fade = exp(-1 / self.remembered)
         self.square = fade * self.square + (predicted / measured - 1) ** 2
         self.weight = fade * self.weight + 1
 
     @property
     def error(self) -> float | None:
-        """Root mean square, relative; None until there were enough blocks."""
-        return sqrt(self.square / self.weight) if self.weight >= FEWEST_BLOCKS * 0.9 else None
+        """Root mean square, relative; None until there were enough."""
+        return sqrt(self.square / self.weight) if self.weight >= self.fewest * 0.9 else None
+
+
+def _looks() -> Judged:
+    return Judged(LOOKS_REMEMBERED, FEWEST_LOOKS)
+
+
+@dataclass(slots=True)
+class Rivals:
+    """The fitted weights and the prior at its best scale, judged on the same."""
+
+    fitted: Judged
+    plain: Judged
+
+    def add(self, measured: float, fitted: float, plain: float) -> None:
+        """Joules as measured, and as each predicted them before."""
+        self.fitted.add(measured, fitted)
+        self.plain.add(measured, plain)
+
+    @property
+    def better(self) -> bool | None:
+        """Whether the fitted weights are; None while there is too little to say so."""
+        fitted, plain = self.fitted.error, self.plain.error
+        return None if fitted is None or plain is None else fitted <= plain
 
 
 def terms_of(weights: Weights, work: Work) -> tuple[float, ...]:
@@ -79,15 +112,15 @@ class Regression:
         self.factors = [1.0] * size
         self.scale = 1.0
 
-    def add(self, x: tuple[float, ...], energy_j: float, stretch_s: float) -> None:
-        """One stretch: predicted joules by term under the prior, and what the meter said."""
+    def add(self, x: tuple[float, ...], energy_j: float, stretch_s: float, noise: float) -> None:
+        """One stretch: predicted joules by term under the prior, and what the meter said, with noise as in 0.1 s."""
         fade = exp(-stretch_s / MEMORY_S)
         self._energy = fade * self._energy + energy_j
         self._predicted = fade * self._predicted + sum(x)
         self._stretches = fade * self._stretches + stretch_s
         self.scale = self._energy / self._predicted
         typical = self._energy / self._stretches * 0.1
-        certainty = 1 / (NOISE**2 * typical * self.scale * max(sum(x), 1e-9))
+        certainty = 1 / (noise**2 * typical * self.scale * max(sum(x), 1e-9))
         for i, left in enumerate(x):
             row = self._square[i]
             self._cross[i] = fade * self._cross[i] + certainty * left * energy_j
@@ -109,9 +142,10 @@ class Fit:
         self.prior = prior
         self.weights = prior
         self._regression = Regression()
-        self._fitted, self._plain = Judged(), Judged()
+        self._blocks = Rivals(Judged(), Judged())
+        self._looks = Rivals(_looks(), _looks())
         self._pending = [0.0] * len(TERMS)
-        self._pending_j = self._pending_s = 0.0
+        self._pending_j = self._pending_s = self._unsolved_s = 0.0
         self._block_j = self._block_fitted = self._block_plain = self._block_s = 0.0
 
     def observe(self, work: Work, active_uj: int, span_ns: Nanoseconds) -> None:
@@ -121,29 +155,42 @@ class Fit:
         self._pending_j += joules(active_uj)
         self._pending_s += seconds(span_ns)
         if self._pending_s >= STRETCH_S:
-            self._learn(tuple(self._pending), self._pending_j, self._pending_s)
+            self._learn(tuple(self._pending), self._pending_j, self._pending_s, NOISE)
             self._pending = [0.0] * len(TERMS)
             self._pending_j = self._pending_s = 0.0
 
-    def _learn(self, x: tuple[float, ...], energy_j: float, stretch_s: float) -> None:
+    def looked(self, work: Work, energy_uj: int, span_ns: Nanoseconds, noise: float) -> None:
+        """Takes in one reading and the work that it is known to stand for. noise: relative."""
+        x, energy_j = terms_of(self.prior, work), joules(energy_uj)
+        if energy_j > 0 and sum(x) > 0:
+            self._looks.add(energy_j, *self._predicted(x))
+        self._learn(x, energy_j, seconds(span_ns), max(LEAST_NOISE, noise))
+
+    def _predicted(self, x: tuple[float, ...]) -> tuple[float, float]:
+        """Joules by the factors as they are, and by the scale alone."""
+        known = self._regression
+        return sum(m * term for m, term in zip(known.factors, x, strict=True)), known.scale * sum(x)
+
+    def _learn(self, x: tuple[float, ...], energy_j: float, stretch_s: float, noise: float) -> None:
         if energy_j <= 0 or sum(x) <= 0:
             return
-        known = self._regression
+        known, (fitted, plain) = self._regression, self._predicted(x)
         self._block_j += energy_j
         self._block_s += stretch_s
-        self._block_fitted += sum(m * term for m, term in zip(known.factors, x, strict=True))
-        self._block_plain += known.scale * sum(x)
-        known.add(x, energy_j, stretch_s)
-        known.solve()
+        self._block_fitted += fitted
+        self._block_plain += plain
+        known.add(x, energy_j, stretch_s, noise)
+        self._unsolved_s += stretch_s
+        if self._unsolved_s >= STRETCH_S:
+            self._unsolved_s = 0.0
+            known.solve()
         if self._block_s >= BLOCK_S:
             self._judge()
 
     def _judge(self) -> None:
-        self._fitted.add(self._block_j, self._block_fitted)
-        self._plain.add(self._block_j, self._block_plain)
+        self._blocks.add(self._block_j, self._block_fitted, self._block_plain)
         self._block_j = self._block_fitted = self._block_plain = self._block_s = 0.0
-        fitted, plain = self._fitted.error, self._plain.error
-        better = fitted is not None and plain is not None and fitted <= plain
+        better = self._blocks.better if self._looks.better is None else self._looks.better
         self.weights = self._current() if better else self.prior
 
     def _current(self) -> Weights:
@@ -159,7 +206,7 @@ class Fit:
     @property
     def error(self) -> float | None:
         """Of the weights in use."""
-        return (self._fitted if self.in_use else self._plain).error
+        return (self._blocks.fitted if self.in_use else self._blocks.plain).error
 
     @property
     def trusted(self) -> bool:

@@ -9,6 +9,7 @@ from proxy.accounting.attribution import Split
 from proxy.accounting.books import Accounts
 from proxy.accounting.idle import IdlePower
 from proxy.accounting.samples import Sample, Timeline, Window
+from proxy.accounting.step_worth import StepWorth
 from proxy.accounting.true_up import TrueUp
 from proxy.accounting.units import MILLISECOND, Microjoules, Nanoseconds
 
@@ -60,6 +61,7 @@ class MeterState:
     idle: IdlePower = field(default_factory=IdlePower)
     waiting: deque[tuple[Window, Microjoules]] = field(default_factory=deque)
     true_up: TrueUp = field(default_factory=TrueUp)
+    worth: StepWorth = field(default_factory=StepWorth)
     accounts: Accounts = field(default_factory=Accounts)
     settled_until: Nanoseconds | None = None
     counter: Microjoules | None = None
@@ -136,8 +138,7 @@ class MeterState:
                 break
             if following.start != window.end or not _joins(following, longest) or self._is_quiet(following, quiet):
                 return Ripe(window, counter, joined)
-            window = Window(window.meter, window.start, following.end, Microjoules(window.energy + following.energy))
-            counter, joined = reached, joined + 1
+            window, counter, joined = window.joined(following), reached, joined + 1
         enough = window.end - window.start >= wanted or now - window.end >= wanted
         return Ripe(window, counter, joined) if enough or all(user.over(window) for user in users) else None
 

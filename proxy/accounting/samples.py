@@ -9,6 +9,7 @@ time is not counted twice.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.accounting.units import SECOND, Microjoules, Nanoseconds, from_watts, watts
 
@@ -30,11 +31,20 @@ class Sample:
     power_w: float | None = None
 
 
+class Move(NamedTuple):
+    """A counter moved by `energy`: not yet there at `after`, seen at `at`."""
+
+    after: Nanoseconds
+    at: Nanoseconds
+    energy: Microjoules
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """The half-open time [start, end) between two accepted samples, and its energy.
 
-    bridged: the energy is an estimate across a counter reset; nobody may be charged for it.
+    bridged: the energy is an estimate across a counter reset; nobody may be charged for it. moves: of the counter, in
+    order; none where they are not known one by one.
     """
 
     meter: str
@@ -42,11 +52,17 @@ class Window:
     end: Nanoseconds
     energy: Microjoules
     bridged: bool = False
+    moves: tuple[Move, ...] = ()
 
     @property
     def power_w(self) -> float | None:
         """Mean power over the window, in watts."""
         return watts(self.energy, self.end - self.start)
+
+    def joined(self, after: "Window") -> "Window":
+        """This window and the one that begins where it ends."""
+        energy = Microjoules(self.energy + after.energy)
+        return Window(self.meter, self.start, after.end, energy, self.bridged, self.moves + after.moves)
 
 
 class Timeline:
@@ -64,6 +80,7 @@ class Timeline:
         self.stuck = 0
         self.total_uj = 0
         self.bridged_uj = 0
+        self._still: Nanoseconds | None = None
 
     def accept(self, sample: Sample) -> Window | None:
         """The window this sample closes; None for the first one and while the counter stands still.
@@ -75,7 +92,10 @@ class Timeline:
         if before is None:
             self.last = sample
             return None
-        window = self._close(before, sample) if sample.at > before.at else None
+        if sample.at <= before.at:
+            return None
+        window = self._close(before, sample)
+        self._still = sample.at
         self.total_uj += window.energy if window is not None else 0
         return window
 
@@ -88,7 +108,9 @@ class Timeline:
         moved = sample.counter - before.counter
         # A stuck counter either catches up at its first move or has lost that time: later moves are new energy.
         known, self.bridged_uj = min(moved, self.bridged_uj), 0
-        window = Window(self.meter, before.at, sample.at, Microjoules(moved - known))
+        energy, still = Microjoules(moved - known), before.at if self._still is None else self._still
+        moves: tuple[Move, ...] = () if known else (Move(still, sample.at, energy),)
+        window = Window(self.meter, before.at, sample.at, energy, moves=moves)
         self.power_w = window.power_w
         return window
 

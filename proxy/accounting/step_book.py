@@ -5,14 +5,15 @@ the step after it. Whoever cannot be joined to a request did not come through he
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from proxy.accounting import experts
 from proxy.accounting.activity import Activity, Span, Work, union
 from proxy.accounting.flight import Flight
+from proxy.accounting.power_curve import PowerCurve, StepName
 from proxy.accounting.step_names import SequenceNames
+from proxy.accounting.step_work import add_step, whole_of
 from proxy.accounting.steps import EngineStep
 from proxy.accounting.units import MILLISECOND, SECOND, Nanoseconds
 from proxy.accounting.weights import Weights
@@ -21,6 +22,8 @@ BREATH = Nanoseconds(2 * MILLISECOND)
 """A pause between steps shorter than this is the engine's own work, whoever was in them."""
 SILENCE = Nanoseconds(SECOND // 2)
 """Tokens that arrive so long after the last step heard of mean that the log has broken off."""
+LOOKS_BACK = Nanoseconds(5 * SECOND // 2)
+"""So long steps are kept after they have been paid for: a sensor may look at them late."""
 REMEMBERED_STEPS = 8_000
 """A minute or two of steps: what is kept while no meter gives readings to divide."""
 State = Literal["unheard", "live", "silent"]
@@ -38,6 +41,7 @@ class EngineLog:
     reached: Nanoseconds
     broken: bool = False
     steps: deque[EngineStep] = field(default_factory=deque)
+    _works: dict[tuple[int, int], Work] = field(default_factory=dict)
 
     def took(self, step: EngineStep) -> None:
         """The next step; a pause before it is part of it if a request went on over it, and no step was lost in it."""
@@ -49,6 +53,21 @@ class EngineLog:
         self.boot, self.number, self.reached, self.broken = step.boot, step.number, step.end, False
         if step.sequences:
             self.steps.append(step)
+
+    def works(self, weights: Weights) -> Iterator[tuple[EngineStep, Work]]:
+        """The steps with all their work, which is summed up once."""
+        for step in self.steps:
+            name = step.boot, step.number
+            work = self._works.get(name)
+            if work is None:
+                work = self._works[name] = whole_of(step, weights)
+            yield step, work
+
+    def forget_before(self, instant: Nanoseconds) -> None:
+        """Drops steps that ended by then; the last one stays, since a pause after it may belong to the next step."""
+        while len(self.steps) > 1 and self.steps[0].end <= instant:
+            step = self.steps.popleft()
+            self._works.pop((step.boot, step.number), None)
 
 
 def _same_request(before: EngineStep, after: EngineStep) -> bool:
@@ -91,7 +110,7 @@ class StepBook:
         log.took(step)
         if len(log.steps) > REMEMBERED_STEPS:
             forgotten = log.steps[REMEMBERED_STEPS // 8].end
-            self.forget_before(forgotten)
+            self.forget_before(forgotten, looks_back=0)
             self._missed(Nanoseconds(0), forgotten)
         for sequence in step.sequences:
             if self.names.is_new(sequence.name):
@@ -169,25 +188,36 @@ class StepBook:
                 for log in logs:
                     log.broken = True
 
-    def forget_before(self, instant: Nanoseconds) -> None:
-        """Drops what no window needs any more."""
+    def forget_before(self, instant: Nanoseconds, *, looks_back: int = LOOKS_BACK) -> None:
+        """Drops what no window that begins then or later needs any more."""
+        looked_at = Nanoseconds(instant - looks_back)
         for log in self._logs.values():
-            # The last one stays: a pause after it may belong to the next step.
-            while len(log.steps) > 1 and log.steps[0].end <= instant:
-                log.steps.popleft()
+            log.forget_before(looked_at)
         while self._begun and self._begun[0][0] <= instant:
             self._begun.popleft()
         if self._holes:
-            self._holes = [hole for hole in self._holes if hole.end > instant]
+            self._holes = [hole for hole in self._holes if hole.end > looked_at]
 
-    def activity(self, window: Span, flights: Iterable[Flight], weights: Weights) -> Activity:
-        """The activity of a window, ordered by row; flights without a step in it are left out."""
+    def curve(self, window: Span, weights: Weights) -> PowerCurve | None:
+        """Predicted power up to a window's end; None where something is missing of what a sensor may have looked at."""
+        if self._holed(Span(Nanoseconds(window.start - LOOKS_BACK), window.end)):
+            return None
+        return PowerCurve((log.works(weights) for log in self._logs.values()), weights)
+
+    def activity(
+        self, window: Span, flights: Iterable[Flight], weights: Weights, worth: Mapping[StepName, float] = {}
+    ) -> Activity:
+        """The activity of a window, ordered by row; flights without a step in it are left out.
+
+        worth: of the steps that were not worth just what was predicted.
+        """
         found: dict[str, Work] = {}
         occupied: list[tuple[Nanoseconds, Nanoseconds]] = []
         for log in self._logs.values():
             for step in log.steps:
                 if step.end > window.start and step.start < window.end:
-                    _add_step(found, step, window, weights)
+                    known = worth.get((step.engine, step.boot, step.number), 1.0) if worth else 1.0
+                    add_step(found, step, window, weights, known)
                     occupied.append((max(step.start, window.start), min(step.end, window.end)))
         for at, name, cached in self._begun:
             if window.start < at <= window.end and name in found:
@@ -206,31 +236,3 @@ class StepBook:
         covered = union(occupied)
         lasted = sum(span.length for span in covered)
         return Activity(present, works, [stranger] if stranger.steps else [], lasted, logged=True, covered=covered)
-
-
-def _add_step(found: dict[str, Work], step: EngineStep, window: Span, weights: Weights) -> None:
-    length = step.end - step.start
-    part = 1.0
-    if length > 0 and (step.start < window.start or step.end > window.end):
-        part = (min(step.end, window.end) - max(step.start, window.start)) / length
-    share, present_ns = part / len(step.sequences), part * length
-    windowed = weights.windowed > 0
-    for name, before, prefill, decode, recomputed in step.sequences:
-        work = found.get(name)
-        if work is None:
-            work = found[name] = Work()
-        work.steps += share
-        work.present_ns += present_ns
-        work.tokens += part * (prefill + decode - recomputed)
-        if prefill:
-            work.prefill += part * prefill
-            work.prefill_context += part * weights.prefill_context(before, prefill)
-        if decode:
-            context = before + prefill + (decode - 1) / 2
-            work.decode += part * decode
-            work.decode_context += part * decode * (weights.context_of(context) if windowed else context)
-            work.output_tokens += part * decode
-    if weights.experts:
-        parts = experts.shares((x.prefill + x.decode for x in step.sequences), weights.touched)
-        for sequence in step.sequences:
-            found[sequence.name].experts += part * parts[sequence.prefill + sequence.decode]

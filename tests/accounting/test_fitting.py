@@ -149,7 +149,7 @@ def test_predictions_that_are_worse_than_the_priors_are_not_used(monkeypatch: py
         fit._regression.factors = [3.0, 1.0, 1 / 3, 1.0, 1.0, 1.0]
         run(60)
         assert (fit.weights, fit.in_use, fit.trusted) == (WEIGHTS, False, True)
-        assert (fit._fitted.error or 0) > 0.1 > (fit.error or 9)
+        assert (fit._blocks.fitted.error or 0) > 0.1 > (fit.error or 9)
 
     run(600)
     assert fit.trusted

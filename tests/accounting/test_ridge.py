@@ -51,7 +51,7 @@ def test_the_online_fit_solves_the_same_problem() -> None:
     """Regression keeps normal equations and asks for the same minimum."""
     online = Regression()
     for x, energy_j in (((3.0, 0, 1.0, 0.1, 0.5, 0.2), 6.0), ((1.0, 0, 4.0, 0.4, 0.2, 0.1), 5.0)) * 4:
-        online.add(x, energy_j, 2.0)
+        online.add(x, energy_j, 2.0, 0.25)
     for _ in range(200):
         online.solve()
 

@@ -41,7 +41,37 @@ def test_a_standing_counter_closes_no_window() -> None:
     timeline.accept(sample(0, 100))
 
     assert None is timeline.accept(sample(50, 100))
-    assert Window("m", Nanoseconds(0), Nanoseconds(100_000_000), Microjoules(7)) == timeline.accept(sample(100, 107))
+    window = timeline.accept(sample(100, 107))
+
+    assert window is not None
+    assert (0, 100_000_000, 7) == (window.start, window.end, window.energy)
+
+
+def test_a_window_tells_between_which_polls_its_counter_moved() -> None:
+    """
+    After the last poll that saw it stand still; joined windows keep the moves of each.
+    """
+    timeline = Timeline("m")
+    windows = [timeline.accept(sample(at, counter)) for at, counter in ((0, 100), (50, 100), (100, 107), (150, 109))]
+    first, second = windows[2], windows[3]
+
+    assert first is not None
+    assert second is not None
+    assert [(50_000_000, 100_000_000, 7)] == [*first.moves]
+    assert [(100_000_000, 150_000_000, 2)] == [*second.moves]
+    assert (0, 150_000_000, 9) == ((both := first.joined(second)).start, both.end, both.energy)
+    assert first.moves + second.moves == both.moves
+
+
+def test_what_is_bridged_is_no_move() -> None:
+    """
+    Neither over a reset, nor while the counter is stuck, nor when it catches up.
+    """
+    timeline = Timeline("m")
+    readings = ((0, 1_000, 5.0), (100, 1_500, 5.0), (200, 10, 5.0), (4_000, 10, 5.0), (4_100, 900, 5.0))
+    windows = [timeline.accept(sample(at, counter, power)) for at, counter, power in readings]
+
+    assert [True, False, False, False] == [bool(window and window.moves) for window in windows[1:]]
 
 
 def test_a_reset_is_bridged_by_the_last_power_and_flagged() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxy.accounting import step_book
 from proxy.accounting.activity import Span, Work
 from proxy.accounting.flight import Flight
-from proxy.accounting.step_book import BREATH, REMEMBERED_STEPS, SILENCE, StepBook
+from proxy.accounting.step_book import BREATH, LOOKS_BACK, REMEMBERED_STEPS, SILENCE, StepBook
 from proxy.accounting.steps import Computed, EngineStep
 from tests.accounting.flights import WEIGHTS, ms, silent, stream
 from tests.accounting.scripted import book_of, group, opened, read, request_id_of, step
@@ -394,16 +394,18 @@ def test_a_request_that_does_no_work_is_waited_for_in_no_engine() -> None:
 
 
 def test_what_is_settled_is_forgotten() -> None:
-    """Steps, beginnings and holes that end before the last divided window take no room."""
+    """Beginnings and holes that end before the last divided window take no room, nor steps that no sensor looks at."""
     book = StepBook(request_id_of)
     for number in range(1, 1001):
         # every tenth step is lost
         if number % 10:
             book.take(step(number, number * 10, number * 10 + 10, decode(f"s{number}")))
+            book.curve(span(0, number * 10), WEIGHTS)
             book.forget_before(ms(number * 10 - 100))
             (log,) = book._logs.values()
-            assert len(log.steps) <= 12
-            assert len(book._holes) <= 3
+            assert len(log.steps) <= 12 + LOOKS_BACK / ms(10)
+            assert len(log._works) <= len(log.steps)
+            assert len(book._holes) <= 3 + LOOKS_BACK / ms(100)
             assert len(book._begun) <= 12
 
 

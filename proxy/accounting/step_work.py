@@ -1,0 +1,59 @@
+"""What one engine step did: the work of each of its sequences, and of all of them together."""
+
+from proxy.accounting import experts
+from proxy.accounting.activity import Span, Work
+from proxy.accounting.steps import EngineStep
+from proxy.accounting.weights import Weights
+
+
+def add_step(found: dict[str, Work], step: EngineStep, window: Span, weights: Weights, worth: float = 1.0) -> None:
+    """Adds the part of a step that lies in a window to the work of its sequences, by name.
+
+    worth: what the step's work counts, 1 for as much as predicted; tokens and time are counted as they are.
+    """
+    length = step.end - step.start
+    part = 1.0
+    if length > 0 and (step.start < window.start or step.end > window.end):
+        part = (min(step.end, window.end) - max(step.start, window.start)) / length
+    weight = part * worth
+    share, present_ns = weight / len(step.sequences), part * length
+    windowed = weights.windowed > 0
+    for name, before, prefill, decode, recomputed in step.sequences:
+        work = found.get(name)
+        if work is None:
+            work = found[name] = Work()
+        work.steps += share
+        work.present_ns += present_ns
+        work.tokens += part * (prefill + decode - recomputed)
+        if prefill:
+            work.prefill += weight * prefill
+            work.prefill_context += weight * weights.prefill_context(before, prefill)
+        if decode:
+            context = before + prefill + (decode - 1) / 2
+            work.decode += weight * decode
+            work.decode_context += weight * decode * (weights.context_of(context) if windowed else context)
+            work.output_tokens += part * decode
+    if weights.experts:
+        parts = experts.shares((x.prefill + x.decode for x in step.sequences), weights.touched)
+        for sequence in step.sequences:
+            found[sequence.name].experts += weight * parts[sequence.prefill + sequence.decode]
+
+
+def whole_of(step: EngineStep, weights: Weights) -> Work:
+    """The work that the energy of a whole step is predicted from; tokens and time are left out."""
+    prefill = decode = read = 0
+    prefill_context = windowed_context = 0.0
+    windowed = weights.windowed > 0
+    for _, before, chunk, positions, _ in step.sequences:
+        if chunk:
+            prefill += chunk
+            prefill_context += weights.prefill_context(before, chunk)
+        if positions:
+            decode += positions
+            if windowed:
+                windowed_context += positions * weights.context_of(before + chunk + (positions - 1) / 2)
+            else:
+                read += positions * (2 * (before + chunk) + positions - 1)
+    touched = 1.0 - (1.0 - weights.touched) ** (prefill + decode) if weights.experts else 0.0
+    context = windowed_context if windowed else read / 2
+    return Work(prefill, prefill_context, decode, context, 1.0 if step.sequences else 0.0, touched)

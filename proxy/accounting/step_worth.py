@@ -1,0 +1,99 @@
+"""What single steps were worth, as far as the sensor looked at them.
+
+Steps that hold the same differ by some percent in what they take, and the weights are not quite right. Once it is
+known when a sensor looks (`exposure`), a reading says more than the energy of its window: it is that of the few steps
+that ran during the look. Each of them differs from its prediction by a factor, all alike uncertain; what the reading
+has beyond the forecast is then shared by the squares of their parts in it (the mean of a normal distribution under
+that one condition):
+
+    f_s = 1 + w_s * (R/g - sum w) / sum w^2        w_s: predicted joules of step s in the reading, g: level, R: reading
+
+Steps that nobody looked at keep 1. The windows' sums stay the meter's; this decides who pays in them.
+On our bench this brings grade A from 1.3 and 1.6 to 1.1 and 1.0 % at concurrency 4 and 28 (part-time sensor, weights
+known), where no sensor at all would leave 0.6 and 1.3 %: the noise of single steps.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from proxy.accounting.activity import Work
+from proxy.accounting.counter_edges import CounterClock, Edge
+from proxy.accounting.exposure import GRID, POINTS, Exposure, ExposureFinder
+from proxy.accounting.power_curve import Done, PowerCurve, StepName
+from proxy.accounting.samples import Move
+from proxy.accounting.units import Nanoseconds, joules
+
+MOST = 0.3
+"""No step is believed to be further from its prediction."""
+
+
+class Look(NamedTuple):
+    """What one reading tells: its microjoules, the time and the work that it stands for, its relative noise."""
+
+    energy_uj: int
+    span_ns: Nanoseconds
+    work: Work
+    noise: float
+
+
+class StepWorth:
+    """One sensor's view of the steps."""
+
+    def __init__(self) -> None:
+        self._clock = CounterClock()
+        self._finder = ExposureFinder()
+        self.factors: dict[StepName, float] = {}
+
+    @property
+    def finder(self) -> ExposureFinder:
+        """Where it looks."""
+        return self._finder
+
+    def passed(self, moves: Sequence[Move]) -> None:
+        """Takes in moves of which nothing more is known than their times."""
+        for move in moves:
+            self._clock.moved(move)
+
+    def looked(self, moves: Sequence[Move], curve: PowerCurve) -> list[Look]:
+        """Takes in the moves of a window, in order, and gives the looks that are known; sets `factors`."""
+        self.factors = {}
+        looks = []
+        for move in moves:
+            edge = self._clock.moved(move)
+            if edge is None:
+                continue
+            if self._finder.exposure is not None:
+                looks += self._told(move, edge, curve, self._finder.exposure)
+            self._learn(move, edge, curve)
+        return looks
+
+    def _learn(self, move: Move, edge: Edge, curve: PowerCurve) -> None:
+        grid = [edge.at - edge.period * place / GRID for place in POINTS]
+        if curve.since is None or grid[-1] < curve.since or not curve.busy(grid[-1], grid[0]):
+            return
+        until = [curve.joules_until(at) for at in grid]
+        polled = curve.joules_until(move.at) - curve.joules_until(move.at - edge.period)
+        self._finder.learn(joules(move.energy), polled, until)
+
+    def _told(self, move: Move, edge: Edge, curve: PowerCurve, exposure: Exposure) -> list[Look]:
+        start, end = exposure.span(edge)
+        if curve.since is None or start < curve.since or not curve.busy(start, end):
+            return []
+        stands_for = GRID / exposure.length
+        seen = [(done, part * stands_for) for done, part in curve.parts(start, end)]
+        self._believe(seen, joules(move.energy) / self._finder.level)
+        work = Work()
+        for done, part in seen:
+            work.add_part(done.work, part)
+        return [Look(move.energy, Nanoseconds(round(edge.period)), work, self._finder.noise)]
+
+    def _believe(self, seen: Sequence[tuple[Done, float]], reading: float) -> None:
+        parts = [part * done.joules for done, part in seen]
+        squares = sum(part * part for part in parts)
+        if squares <= 0:
+            return
+        factors: Mapping[StepName, float] = self.factors
+        off = reading - sum(part * factors.get(done.name, 1.0) for (done, _), part in zip(seen, parts, strict=True))
+        for (done, _), part in zip(seen, parts, strict=True):
+            factor = factors.get(done.name, 1.0) + part * off / squares
+            self.factors[done.name] = min(1 + MOST, max(1 - MOST, factor))
