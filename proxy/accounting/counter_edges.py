@@ -7,12 +7,15 @@ compares with something else that is known in time (`exposure`) finds that.
 
 from collections import deque
 from dataclasses import dataclass
+from statistics import median
 from typing import NamedTuple
 
 from proxy.accounting.samples import Move
 
-FIRST_MOVES = 32
-"""Moves before a period is believed."""
+FIRST_MOVES = 8
+"""Moves in a row, none of them after a poll that was missed, before a period is believed."""
+MISSED = 1.5
+"""Times the usual distance of polls: one is missing."""
 WIDEST = 0.75
 """Of a period: polls further apart may have missed a move, so that nobody knows which one they saw."""
 LONGEST_PAUSE = 50
@@ -63,7 +66,8 @@ class CounterClock:
 
     def __init__(self) -> None:
         self.period: float | None = None
-        self._first: deque[Move] = deque(maxlen=FIRST_MOVES)
+        self._first: list[Move] = []
+        self._polls: deque[int] = deque(maxlen=FIRST_MOVES)
         self._line = Line()
         self._middle = self._off = 0.0
         self._sure = False
@@ -71,9 +75,7 @@ class CounterClock:
     def moved(self, move: Move) -> Edge | None:
         """Places a move, given in order; None where it is not sure that it was one move, or which."""
         if self.period is None:
-            self._first.append(move)
-            if len(self._first) == FIRST_MOVES:
-                self._begin()
+            self._gather(move)
             return None
         sure, self._sure = self._sure, move.at - move.after < WIDEST * self.period
         if not self._sure:
@@ -86,11 +88,15 @@ class CounterClock:
         at = min(max(self._middle + self._off, float(move.after)), float(move.at))
         return Edge(at, self.period) if sure and periods == 1 else None
 
-    def _begin(self) -> None:
-        # All as single moves: two that no poll told apart make the period a little too long, which later ones mend.
-        self._middle = _middle(self._first[0])
-        for number, move in enumerate(self._first):
-            self._pass(move, min(1, number))
+    def _gather(self, move: Move) -> None:
+        self._polls.append(move.at - move.after)
+        if self._polls[-1] > MISSED * median(self._polls):
+            self._first.clear()
+        self._first.append(move)
+        if len(self._first) == FIRST_MOVES:
+            self._middle = _middle(self._first[0])
+            for number, one in enumerate(self._first):
+                self._pass(one, min(1, number))
 
     def _pass(self, move: Move, periods: int) -> None:
         middle = _middle(move)
