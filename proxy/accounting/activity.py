@@ -1,7 +1,8 @@
 """What each request did in a stretch of time: the features of the attribution rule.
 
     P   uncached prompt tokens computed            PC  sum over them of the context each read
-    D   decode positions                           C   sum over them of the context each read
+    D   decode positions                           C   sum over decode steps of the context read: once in a step,
+                                                       however many drafted positions it holds
     S   sum over engine steps that hold the request of (its sequences / sequences in the step)
 
 `step_book` fills them from the engine's own step log, `reconstruction` from token times.

@@ -197,10 +197,9 @@ def _add_silent_decode(work: Work, flight: Flight, reading: Reading) -> None:
 def _add_decode(work: Work, flight: Flight, tokens: float, made: float, steps: float, reading: Reading) -> None:
     """made: tokens of all sequences that are there half-way. steps: the tokens' sum of 1/n."""
     pace = reading.pace
-    positions = tokens * pace.positions_per_token
     context = flight.prompt / flight.prompts + made / flight.sequences
-    work.decode += positions
-    work.decode_context += positions * reading.weights.context_of(context)
+    work.decode += tokens * pace.positions_per_token
+    work.decode_context += tokens / pace.tokens_per_step * reading.weights.context_of(context)
     work.steps += steps / pace.tokens_per_step
     work.tokens += tokens
     work.output_tokens += tokens

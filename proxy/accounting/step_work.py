@@ -25,35 +25,47 @@ def add_step(found: dict[str, Work], step: EngineStep, window: Span, weights: We
         work.steps += share
         work.present_ns += present_ns
         work.tokens += part * (prefill + decode - recomputed)
+        work.output_tokens += part * decode
+        if recomputed > prefill:
+            prefill, decode = _anew(prefill, decode, recomputed)
         if prefill:
             work.prefill += weight * prefill
             work.prefill_context += weight * weights.prefill_context(before, prefill)
         if decode:
-            context = before + prefill + (decode - 1) / 2
+            # Drafted positions share one reading of the context.
+            context = before + prefill + decode - 1
             work.decode += weight * decode
-            work.decode_context += weight * decode * (weights.context_of(context) if windowed else context)
-            work.output_tokens += part * decode
+            work.decode_context += weight * (weights.context_of(context) if windowed else context)
     if weights.experts:
-        parts = experts.shares((x.prefill + x.decode for x in step.sequences), weights.touched)
-        for sequence in step.sequences:
-            found[sequence.name].experts += weight * parts[sequence.prefill + sequence.decode]
+        _add_experts(found, step, weights, weight)
+
+
+def _add_experts(found: dict[str, Work], step: EngineStep, weights: Weights, weight: float) -> None:
+    parts = experts.shares((x.prefill + x.decode for x in step.sequences), weights.touched)
+    for sequence in step.sequences:
+        found[sequence.name].experts += weight * parts[sequence.prefill + sequence.decode]
+
+
+def _anew(prefill: int, decode: int, recomputed: int) -> tuple[int, int]:
+    """Positions by how they are computed: a preempted answer is computed anew in chunks, as a prompt is."""
+    again = min(decode, recomputed - prefill)
+    return prefill + again, decode - again
 
 
 def whole_of(step: EngineStep, weights: Weights) -> Work:
     """The work that the energy of a whole step is predicted from; tokens and time are left out."""
-    prefill = decode = read = 0
-    prefill_context = windowed_context = 0.0
+    prefill = decode = 0
+    prefill_context = context = 0.0
     windowed = weights.windowed > 0
-    for _, before, chunk, positions, _ in step.sequences:
+    for _, before, chunk, positions, recomputed in step.sequences:
+        if recomputed > chunk:
+            chunk, positions = _anew(chunk, positions, recomputed)
         if chunk:
             prefill += chunk
             prefill_context += weights.prefill_context(before, chunk)
         if positions:
+            read = before + chunk + positions - 1
             decode += positions
-            if windowed:
-                windowed_context += positions * weights.context_of(before + chunk + (positions - 1) / 2)
-            else:
-                read += positions * (2 * (before + chunk) + positions - 1)
+            context += weights.context_of(read) if windowed else read
     touched = 1.0 - (1.0 - weights.touched) ** (prefill + decode) if weights.experts else 0.0
-    context = windowed_context if windowed else read / 2
     return Work(prefill, prefill_context, decode, context, 1.0 if step.sequences else 0.0, touched)

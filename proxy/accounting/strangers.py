@@ -42,11 +42,10 @@ class Strangers:
 
 def _add(work: Work, piece: Piece, context: float, crowd: Crowd, pace: Pace) -> None:
     steps = piece.decode / pace.tokens_per_step if piece.steps is None else piece.steps * piece.sequences
-    positions = piece.decode * pace.positions_per_token
     work.prefill += piece.prompt
     work.prefill_context += piece.prompt * context / 2
-    work.decode += positions
-    work.decode_context += positions * context
+    work.decode += piece.decode * pace.positions_per_token
+    work.decode_context += piece.decode / pace.tokens_per_step * context
     work.steps += steps * crowd.mean_share(piece.span)
     work.tokens += piece.prompt + piece.decode
     work.output_tokens += piece.decode

@@ -31,7 +31,7 @@ class Weights:
     """Predicted joules per unit of work.
 
     prefill (a): per uncached prompt token; attention (q): per prompt token and token of its context;
-    decode (d): per decode position; context (c): per decode position and token of its context;
+    decode (d): per decode position; context (c): per decode step and token of its context;
     step (F0): per engine step, shared equally by the sequences in it.
     step_s: time of a step that holds one token; token_s: what each position adds. Seconds; they place work in time
     where the engine's own times are unknown.

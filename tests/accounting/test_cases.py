@@ -135,11 +135,12 @@ def preempted() -> Engine:
 
 
 def test_recomputed_tokens_are_charged_to_the_request_whose_they_are() -> None:
-    """Preemption with the step log: the prompt is paid twice by the one that lost it, and by nobody else."""
+    """Preemption with the step log: prompt and answer are read anew by the one that lost them, and by nobody else."""
     engine = preempted()
     flights = list(engine.flights.values())
     activity = book_of(engine.steps, flights).activity(Span(ms(0), ms(engine.at)), flights, WEIGHTS)
-    assert [("loses", 2000), ("stays", 1000)] == [
+    # 1000 prompt tokens twice, and the nine positions of the answer that were lost with them
+    assert [("loses", 2009), ("stays", 1000)] == [
         (flight.row, work.prefill) for flight, work in zip(activity.flights, activity.works, strict=True)
     ]
 

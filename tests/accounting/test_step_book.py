@@ -50,12 +50,22 @@ def test_the_features_of_one_step() -> None:
     assert (ms(10), ms(10)) == (works["p"].present_ns, works["d"].present_ns)
 
 
-def test_drafted_positions_read_a_growing_context() -> None:
-    """Four positions behind 100 tokens read 100, 101, 102 and 103."""
+def test_drafted_positions_read_the_context_once() -> None:
+    """Four positions behind 100 tokens are one reading of 103: keys and values are streamed once a step."""
     flights = [flight("d")]
     works, _ = seen(book_of([step(1, 0, 10, Computed("d", 100, 0, 4))], flights), flights)
 
-    assert (4, 406) == (works["d"].decode, works["d"].decode_context)
+    assert (4, 103) == (works["d"].decode, works["d"].decode_context)
+
+
+def test_an_answer_computed_anew_is_work_like_a_prompts() -> None:
+    """After a preemption: 100 prompt tokens and 49 of the answer in one chunk, and the next position beside it."""
+    flights = [flight("d")]
+    works, _ = seen(book_of([step(1, 0, 10, Computed("d", 0, 100, 50, 149))], flights), flights)
+
+    assert (149, sum(range(149))) == (works["d"].prefill, works["d"].prefill_context)
+    assert (1, 149) == (works["d"].decode, works["d"].decode_context)
+    assert (50, 2) == (works["d"].output_tokens - 1, works["d"].tokens)
 
 
 def test_tokens_are_the_prompts_and_the_answers() -> None:
@@ -199,10 +209,11 @@ def test_work_is_conserved_over_any_cut_into_windows(
     work = Work(*total)
     held = [one for each in steps for one in each.sequences]
 
-    assert work.prefill == pytest.approx(sum(one.prefill for one in held))
-    assert work.decode == pytest.approx(sum(one.decode for one in held))
+    chunks = [(one, max(one.prefill, min(one.recomputed, one.prefill + one.decode))) for one in held]
+    assert work.prefill == pytest.approx(sum(chunk for _, chunk in chunks))
+    assert work.prefill + work.decode == pytest.approx(sum(one.prefill + one.decode for one in held))
     assert work.steps == pytest.approx(len(steps))
-    assert work.prefill_context == pytest.approx(sum(WEIGHTS.prefill_context(o.before, o.prefill) for o in held))
+    assert work.prefill_context == pytest.approx(sum(WEIGHTS.prefill_context(o.before, chunk) for o, chunk in chunks))
     assert work.present_ns == pytest.approx(sum(len(s.sequences) * (s.end - s.start) for s in with_pauses(steps)))
     new = sum(one.prefill + one.decode - one.recomputed for one in held)
     # A second sequence of a request finds the same cached tokens: they count once.
