@@ -102,7 +102,8 @@ class Board:
         for part, energy in zip(self._parts, unwatched, strict=True):
             part.last_power_w = sample.power_w
             if first:
-                part.settled_until, part.counter = self.whole.settled_until, self.whole.counter
+                part.settled_until = part.worked_until = self.whole.settled_until
+                part.counter = self.whole.counter
                 part.accounts.unattributed += energy
                 part.accounts.meter += energy
 

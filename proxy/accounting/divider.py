@@ -76,31 +76,32 @@ class Divider:
 
         given: the window is a part of one that other groups have had theirs of; what is idle in it is settled.
         """
-        looks: list[Look] = []
         if given is None:
-            looks, activity = self._looked(window, state, flights)
-            result = self._split(window, activity, state)
-            state.idle.ran(window, nothing=activity.covered_ns == 0 and not self._engine.busy)
+            looks, time, activity = self._looked(window, state, flights)
+            shown = replace(window, start=time.start, end=time.end)
+            result = replace(self._split(shown, activity, state), window=window)
+            state.idle.ran(shown, nothing=activity.covered_ns == 0 and not self._engine.busy)
+            state.worked_until = time.end
         else:
-            activity = given.activity
+            looks, activity = [], given.activity
             rest = replace(window, energy=Microjoules(window.energy - given.idle))
             busy = replace(activity, covered_ns=window.end - window.start)
             result = replace(self._split(rest, busy, state), window=window, idle=given.idle, activity=activity)
+            state.worked_until = window.end
         self.grading.note(activity)
         if result.predicted_j > 0:
             self._learn(result, activity, looks, measured=given is None or given.alone)
         return result
 
-    def _looked(self, window: Window, state: MeterState, flights: list[Flight]) -> tuple[list[Look], Activity]:
-        """What the sensor saw of single steps, and the activity by what they were worth."""
-        span = Span(window.start, window.end)
-        logged = self._steps.covers(span, flights)
-        curve = self._steps.curve(span, self.weights) if logged else None
+    def _looked(self, window: Window, state: MeterState, flights: list[Flight]) -> tuple[list[Look], Span, Activity]:
+        """What the sensor saw of single steps, when the window's energy was used, and who worked then."""
+        polled = Span(window.start, window.end)
+        logged = self._steps.covers(polled, flights)
+        curve = self._steps.curve(polled, self.weights) if logged else None
+        looks, time = state.worth.looked(window.moves, curve), state.worth.time_of(window)
         if curve is None:
-            state.worth.passed(window.moves)
-            return [], self._activity(span, flights, logged)
-        looks = state.worth.looked(window.moves, curve)
-        return looks, self._steps.activity(span, flights, self.weights, state.worth.factors)
+            return looks, time, self._activity(time, flights, logged)
+        return looks, time, self._steps.activity(time, flights, self.weights, state.worth.factors)
 
     def _split(self, window: Window, activity: Activity, state: MeterState) -> Split:
         return split(

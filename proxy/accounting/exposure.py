@@ -18,11 +18,11 @@ from proxy.accounting.counter_edges import Edge
 
 GRID = 20
 """Parts of a period: places that a look may end at."""
-EARLY = 6
-"""Parts after the place of an edge, too: the edge is known to half a poll only."""
+EARLY, LATEST = 6, 30
+"""A look may end so many parts after the place of an edge, which is known to half a poll only, or before it."""
 LENGTHS = (20, 10, 5, 3)
 """Lengths that it may have, in steps of the grid: all of the period, a half, a quarter, 15 of 100."""
-POINTS = range(-EARLY, GRID + max(LENGTHS))
+POINTS = range(-EARLY, LATEST + max(LENGTHS) + 1)
 """Places that a look may end or begin at, in parts of a period before its edge."""
 FADE = 0.995
 """What a reading leaves of the sums: about the last two hundred count."""
@@ -84,7 +84,7 @@ class ExposureFinder:
 
     def __init__(self) -> None:
         self.exposure: Exposure | None = None
-        self._guesses = {Exposure(late, length): Forecast() for length in LENGTHS for late in POINTS[: EARLY + GRID]}
+        self._guesses = {Exposure(late, length): Forecast() for length in LENGTHS for late in range(-EARLY, LATEST + 1)}
         self._polled = Forecast()
         self._seen = 0
 

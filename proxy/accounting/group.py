@@ -16,7 +16,7 @@ from proxy.accounting.engine_view import EngineView
 from proxy.accounting.fitting import Fit
 from proxy.accounting.flight import Flight
 from proxy.accounting.grading import Grading
-from proxy.accounting.meter_state import MeterState
+from proxy.accounting.meter_state import MeterState, earliest
 from proxy.accounting.patience import Patience
 from proxy.accounting.postings import RequestRow, State
 from proxy.accounting.provisional import Provisional, forecast
@@ -147,6 +147,7 @@ class Group:
         """Divides a window of one meter and books it, to its accounts and to the requests. given: see Divider."""
         if window.bridged or window.end - window.start > self.gap:
             result = unmeasured(window)
+            state.worked_until = window.end
         else:
             result = self.divider.divide(window, state, self._flights(), given)
         state.booked(result, counter)
@@ -169,15 +170,14 @@ class Group:
     @property
     def settled_until(self) -> Nanoseconds | None:
         """Up to here every meter's energy has been divided; None before the first readings."""
-        reached = [state.settled_until for state in self.meters.values()]
-        return None if None in reached or not reached else min(at for at in reached if at is not None)
+        return earliest(state.settled_until for state in self.meters.values())
 
     def close_finished(self, now: Nanoseconds, *, force: bool = False) -> list[Bill]:
         """Takes out the bills whose last window has been divided, and those the meters kept waiting too long.
 
         The latter are marked unmeasured: what they cost after the last reading is not known.
         """
-        reached = self.settled_until
+        reached = earliest(state.worked_until for state in self.meters.values())
         if reached == self._swept and now < self._sweep_after and not force:
             return []
         self._swept, self._sweep_after = reached, Nanoseconds(now + SWEEP_EVERY)

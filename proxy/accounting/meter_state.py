@@ -1,7 +1,7 @@
 """One meter of a group: its timeline, the windows that wait to be divided, and what has been booked."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -50,7 +50,8 @@ class Ripe(NamedTuple):
 
 @dataclass(slots=True)
 class MeterState:
-    """`counter` is where the divided windows reach to.
+    """`counter` is where the divided windows reach to; all work up to `worked_until` is paid for, which is a little
+    before `settled_until` where the counter is known to be late.
 
     unwatched_uj: what the meter counted between two runs of the proxy. part_doubt: relative standard deviation of its
     joules because they are a modelled part of another meter's.
@@ -64,6 +65,7 @@ class MeterState:
     worth: StepWorth = field(default_factory=StepWorth)
     accounts: Accounts = field(default_factory=Accounts)
     settled_until: Nanoseconds | None = None
+    worked_until: Nanoseconds | None = None
     counter: Microjoules | None = None
     last_power_w: float | None = None
     unwatched_uj: int = 0
@@ -92,7 +94,8 @@ class MeterState:
         What the meter counted while no proxy watched is real, and nobody can be charged for it: unattributed.
         """
         if self.timeline.last is None:
-            self.settled_until, self.counter = sample.at, sample.counter
+            self.settled_until = self.worked_until = sample.at
+            self.counter = sample.counter
             if known_counter is not None and sample.counter >= known_counter:
                 self.unwatched_uj = sample.counter - known_counter
                 self.accounts.unattributed += self.unwatched_uj
@@ -156,3 +159,9 @@ class MeterState:
 
 def _joins(window: Window, longest: Nanoseconds) -> bool:
     return not window.bridged and window.end - window.start <= longest
+
+
+def earliest(times: Iterable[Nanoseconds | None]) -> Nanoseconds | None:
+    """The least of some instants; None where one is unknown, or there is none."""
+    known = list(times)
+    return None if None in known or not known else min(at for at in known if at is not None)

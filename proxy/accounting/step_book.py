@@ -193,7 +193,7 @@ class StepBook:
         looked_at = Nanoseconds(instant - looks_back)
         for log in self._logs.values():
             log.forget_before(looked_at)
-        while self._begun and self._begun[0][0] <= instant:
+        while self._begun and self._begun[0][0] <= looked_at:
             self._begun.popleft()
         if self._holes:
             self._holes = [hole for hole in self._holes if hole.end > looked_at]

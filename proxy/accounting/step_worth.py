@@ -16,13 +16,15 @@ known), where no sensor at all would leave 0.6 and 1.3 %: the noise of single st
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from proxy.accounting.activity import Work
+from proxy.accounting.activity import Span, Work
 from proxy.accounting.counter_edges import CounterClock, Edge
 from proxy.accounting.exposure import GRID, POINTS, Exposure, ExposureFinder
 from proxy.accounting.power_curve import Done, PowerCurve, StepName
-from proxy.accounting.samples import Move
-from proxy.accounting.units import Nanoseconds, joules
+from proxy.accounting.samples import Move, Window
+from proxy.accounting.units import SECOND, Nanoseconds, joules
 
+FURTHEST = Nanoseconds(SECOND)
+"""More than a counter is ever late."""
 MOST = 0.3
 """No step is believed to be further from its prediction."""
 
@@ -42,6 +44,8 @@ class StepWorth:
     def __init__(self) -> None:
         self._clock = CounterClock()
         self._finder = ExposureFinder()
+        self._lag = 0.0
+        self._reached: Nanoseconds | None = None
         self.factors: dict[StepName, float] = {}
 
     @property
@@ -49,23 +53,38 @@ class StepWorth:
         """Where it looks."""
         return self._finder
 
-    def passed(self, moves: Sequence[Move]) -> None:
-        """Takes in moves of which nothing more is known than their times."""
-        for move in moves:
-            self._clock.moved(move)
+    def looked(self, moves: Sequence[Move], curve: PowerCurve | None) -> list[Look]:
+        """Takes in the moves of a window, in order, and gives the looks that are known; sets `factors`.
 
-    def looked(self, moves: Sequence[Move], curve: PowerCurve) -> list[Look]:
-        """Takes in the moves of a window, in order, and gives the looks that are known; sets `factors`."""
+        curve: None where nothing more is known of the moves than their times.
+        """
         self.factors = {}
         looks = []
         for move in moves:
             edge = self._clock.moved(move)
+            exposure = self._finder.exposure
             if edge is None:
                 continue
-            if self._finder.exposure is not None:
-                looks += self._told(move, edge, curve, self._finder.exposure)
-            self._learn(move, edge, curve)
+            if exposure is not None:
+                self._lag = max(0.0, move.at - exposure.span(edge)[1])
+            if curve is not None:
+                looks += [] if exposure is None else self._told(move, edge, curve, exposure)
+                self._learn(move, edge, curve)
+        if self._finder.exposure is None:
+            self._lag = 0.0
         return looks
+
+    def time_of(self, window: Window) -> Span:
+        """When what a window's energy was used for ran: a counter shows late what its sensor saw.
+
+        Asked once for each window, after `looked`; one begins where the last ended, so that no work counts twice.
+        """
+        follows = self._reached is not None and abs(window.start - self._reached) <= FURTHEST
+        start = self._reached if follows and self._reached is not None else Nanoseconds(round(window.start - self._lag))
+        end = Nanoseconds(round(window.end - self._lag))
+        span = Span(start, end) if end > start else Span(window.start, window.end)
+        self._reached = span.end
+        return span
 
     def _learn(self, move: Move, edge: Edge, curve: PowerCurve) -> None:
         grid = [edge.at - edge.period * place / GRID for place in POINTS]

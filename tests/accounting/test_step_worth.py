@@ -1,14 +1,15 @@
 """When a sensor looks is found out, and what it saw goes to the steps that it saw."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from random import Random
 
 import pytest
 
 from proxy.accounting.activity import Span, Work
-from proxy.accounting.exposure import EARLY, GRID, LEAST, LENGTHS, POINTS, ExposureFinder
+from proxy.accounting.exposure import EARLY, GRID, LATEST, LEAST, LENGTHS, POINTS, ExposureFinder
 from proxy.accounting.power_curve import PowerCurve
-from proxy.accounting.samples import Move
+from proxy.accounting.samples import Move, Window
 from proxy.accounting.step_work import add_step, whole_of
 from proxy.accounting.step_worth import MOST, Look, StepWorth
 from proxy.accounting.steps import Computed, EngineStep
@@ -151,7 +152,7 @@ def test_nothing_is_believed_after_few_readings() -> None:
     for _ in range(LEAST - 1):
         finder.learn(20.0, 20.0, until)
         assert finder.exposure is None
-    assert len(until) == EARLY + GRID + max(LENGTHS)
+    assert len(until) == EARLY + LATEST + max(LENGTHS) + 1
 
 
 def test_the_whole_of_a_step_is_the_sum_of_its_sequences() -> None:
@@ -180,3 +181,28 @@ def test_what_a_step_was_worth_scales_its_energy_and_not_its_tokens() -> None:
             assert getattr(dear[name], part) == pytest.approx(1.2 * getattr(plain[name], part))
         for part in ("tokens", "output_tokens", "present_ns"):
             assert getattr(dear[name], part) == getattr(plain[name], part)
+
+
+def test_a_window_is_of_the_time_that_its_sensor_looked_at() -> None:
+    """A counter that shows what it saw 70 ms late: windows are as long as before, and follow one another."""
+    world, worth = World(7, late=70.0, lasts=25.0), StepWorth()
+    times = []
+    for last, move in pairwise(world.moves):
+        window = Window("m", last.at, move.at, move.energy, moves=(move,))
+        worth.looked(window.moves, world.curve)
+        times.append((window, worth.time_of(window)))
+
+    before, after = times[5], times[-1]
+    assert (before[0].start, before[0].end) == (before[1].start, before[1].end)
+    # the poll that saw the move came 25 ms after it, more or less
+    assert (after[0].end - after[1].end) / 1e6 == pytest.approx(95, abs=10)
+    assert all(one.end == following.start for (_, one), (_, following) in pairwise(times))
+
+
+def test_after_a_gap_no_time_is_made_up() -> None:
+    """A window that does not follow the last one begins where it says, less what the counter is late."""
+    worth = StepWorth()
+    first, later = (Window("m", ms(at), ms(at + 100), Microjoules(1)) for at in (0, 5_000))
+
+    assert Span(first.start, first.end) == worth.time_of(first)
+    assert Span(later.start, later.end) == worth.time_of(later)
