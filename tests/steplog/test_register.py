@@ -2,6 +2,7 @@
 The entry point that vLLM calls in each of its processes.
 """
 
+import logging
 import sys
 import tomllib
 from pathlib import Path
@@ -60,6 +61,18 @@ def test_a_vllm_it_does_not_know_starts_all_the_same(
     monkeypatch.setitem(sys.modules, "vllm", None)
     jouleproxy_steplog.register()
     assert "vLLM has no scheduler of a known kind" in caplog.text
+
+
+def test_a_vllm_it_does_not_know_starts_with_a_broken_log_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line that would say so cannot be written."""
+
+    def fail(*arguments: object, **named: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setenv("JOULEPROXY_STEP_LOG", "/somewhere/steps.sock")
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    monkeypatch.setattr(logging.getLogger("vllm.jouleproxy_steplog"), "handle", fail)
+    jouleproxy_steplog.register()
 
 
 def test_the_distribution_names_the_entry_point_and_needs_nothing() -> None:

@@ -2,7 +2,9 @@
 What the plugin says of each step, read off a scheduler that behaves as vLLM's does.
 """
 
-from collections.abc import Callable
+import errno
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from jouleproxy_steplog import hook
 from jouleproxy_steplog.batch import LONGEST_NAME, SPARE, Sequences, plain, seen_with_new
 from jouleproxy_steplog.parcel import Parcel
-from jouleproxy_steplog.steps import FAILURES_IN_A_ROW, MOST_NOTED, MOST_PENDING
+from jouleproxy_steplog.steps import FAILURES_IN_A_ROW, MOST_NOTED, MOST_PENDING, Steps
 
 from proxy.accounting.steps import EngineStep
 from proxy.upstream.step_datagrams import parse
@@ -498,6 +500,45 @@ def test_a_fault_of_ours_never_reaches_the_engine(
     assert len(calls) == FAILURES_IN_A_ROW
     assert len(caplog.records) == 2
     assert engine.heard() == []
+
+
+@pytest.fixture
+def broken_log() -> Iterator[None]:
+    """vLLM's log goes to a pipe whose reader has gone, by a handler that says so."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    log, handler = logging.getLogger("vllm.jouleproxy_steplog"), Broken()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield
+    log.removeHandler(handler)
+    log.setLevel(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("broken_log")
+def test_a_log_that_cannot_be_written_to_never_reaches_the_engine(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor a fault of ours that would be told there, nor the last of many."""
+
+    def fail(*arguments: object, **named: object) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(Steps, "scheduled", fail)
+    engine.scheduler.add("a", 3)
+    for number in range(FAILURES_IN_A_ROW + 5):
+        assert engine.scheduler.update_from_output(engine.scheduler.schedule()) == "taken in"
+        assert engine.scheduler.requests["a"].num_tokens == 4 + number
+
+
+@pytest.mark.usefixtures("broken_log")
+def test_a_log_that_cannot_be_written_to_loses_no_step(engine: Engine) -> None:
+    """The line that says that steps are reported fails, and its EPIPE is not the socket's."""
+    engine.scheduler.add("a", 3)
+    assert [len(engine.step()) for _ in range(5)] == [1] * 5
 
 
 def test_a_passing_fault_loses_its_step_and_no_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@
     batch.py      what a step holds: tokens per sequence, read off the scheduler's own output
     parcel.py     several steps in one datagram
     sending.py    the wire: datagrams to a Unix socket, never waiting
+    telling.py    what is said in vLLM's log
 
 Install it where vLLM is: `pip install ./deploy/steplog`. vLLM loads it in every process of its own (entry point group
 `vllm.general_plugins`; where VLLM_PLUGINS is set it must name `jouleproxy_steplog`). It does nothing unless the
@@ -26,12 +27,11 @@ import time
 from typing import Any
 
 from jouleproxy_steplog.steps import FAILURES_IN_A_ROW, Guard, Steps
+from jouleproxy_steplog.telling import tell
 
 VARIABLE = "JOULEPROXY_STEP_LOG"
 _STEPS = "_jouleproxy_steps"
 _WRAPPED = "_jouleproxy_wrapped"
-# below vLLM's own logger, whose handler then shows it
-_log = logging.getLogger("vllm.jouleproxy_steplog")
 
 
 def hook(scheduler_class: Any, path: str) -> None:
@@ -99,4 +99,4 @@ def register() -> None:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:
-        _log.warning("steps are not reported: vLLM has no scheduler of a known kind", exc_info=True)
+        tell(logging.WARNING, "steps are not reported: vLLM has no scheduler of a known kind", exc_info=True)

@@ -7,6 +7,8 @@ import threading
 import time
 from collections import deque
 
+from jouleproxy_steplog.telling import tell
+
 MOST_WAITING = 500
 """Datagrams kept for a receiver that is behind: some seconds of steps."""
 MOST_AT_ONCE = 64
@@ -19,7 +21,6 @@ PATIENCE_S, PAUSE_S = 10.0, 0.01
 """How long, and how often, the last steps before a rest are offered to a receiver that is behind."""
 _FULL = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
 _GONE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE)
-_log = logging.getLogger("vllm.jouleproxy_steplog")
 
 
 class Sender:
@@ -127,8 +128,13 @@ class Sender:
         # a receiver that comes and goes gets one pair of lines a minute
         if self._heard is not False and now - self._complained >= QUIET_S:
             self._heard, self._complained = False, now
-            _log.warning("steps are not reported: nobody takes them at %s (%s)", self._path, error.strerror or error)
+            tell(
+                logging.WARNING,
+                "steps are not reported: nobody takes them at %s (%s)",
+                self._path,
+                error.strerror or error,
+            )
 
     def _tell_heard(self) -> None:
         self._heard = True
-        _log.info("steps are reported to %s", self._path)
+        tell(logging.INFO, "steps are reported to %s", self._path)

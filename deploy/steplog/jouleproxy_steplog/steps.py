@@ -7,6 +7,7 @@ from typing import Any
 from jouleproxy_steplog.batch import NOTHING, Batch, Seen, Sequences, seen_with_new
 from jouleproxy_steplog.parcel import Parcel
 from jouleproxy_steplog.sending import Sender
+from jouleproxy_steplog.telling import tell
 
 FAILURES_IN_A_ROW = 20
 """After so many the reports end: whatever is wrong will not get better."""
@@ -18,7 +19,6 @@ HOLD_NS = 20_000_000
 """Steps that end so soon after the latest datagram are gathered for the next one."""
 LATEST_NS = 40_000_000
 """What is gathered goes before a step that will probably not end within so long after the latest datagram."""
-_log = logging.getLogger("vllm.jouleproxy_steplog")
 
 
 class Guard:
@@ -34,9 +34,9 @@ class Guard:
         self.failures += 1
         if not self._told:
             self._told = True
-            _log.warning("a step could not be read; the engine is not affected", exc_info=True)
+            tell(logging.WARNING, "a step could not be read; the engine is not affected", exc_info=True)
         if self.failures == FAILURES_IN_A_ROW:
-            _log.warning("steps are no longer reported: %d in a row could not be read", FAILURES_IN_A_ROW)
+            tell(logging.WARNING, "steps are no longer reported: %d in a row could not be read", FAILURES_IN_A_ROW)
 
 
 class Steps:
