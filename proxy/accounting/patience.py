@@ -36,6 +36,8 @@ class Patience:
         steps.notice(flights)
         logged = steps.tells(window)
         for flight in flights:
+            if not flight.metered_work:
+                continue
             if logged and age < self.prefill and self._may_be_in_a_step(flight, at, now):
                 return False  # the step that is under way will be told when it ends
             if not flight.heard_after(at) and age < self._wait(flight):

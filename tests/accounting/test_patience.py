@@ -136,6 +136,20 @@ def test_the_end_of_a_request_waits_only_a_moment_for_another_step() -> None:
     assert 900 == known(target, 1002)
 
 
+@pytest.mark.parametrize("logged", [True, False])
+def test_a_request_that_does_no_work_holds_no_window(logged: bool) -> None:
+    """Tokenising is in no step and gives no token, however long its client holds it open."""
+    target = group()
+    opened(target, stream("r", first=10, step=10, tokens=10))
+    opened(target, Flight("tokenise", "tokenise", ms(50), metered_work=False))
+    opened(target, Flight("count", "count", ms(50), metered_work=False, silent=True))
+    if logged:
+        decoding(target, "r", *range(1, 11))
+    read(target, 600)
+
+    assert 600 == known(target, 601)
+
+
 def test_an_engine_of_two_that_idles_holds_no_window() -> None:
     """It told of its last step long ago; the other one tells of all that runs."""
     target = group()
