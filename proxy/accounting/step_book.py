@@ -5,73 +5,32 @@ the step after it. Whoever cannot be joined to a request did not come through he
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from proxy.accounting.activity import Activity, Span, Work, union
+from proxy.accounting.engine_log import EngineLog
 from proxy.accounting.flight import Flight
 from proxy.accounting.power_curve import PowerCurve, StepName
 from proxy.accounting.step_names import SequenceNames
-from proxy.accounting.step_work import add_step, whole_of
+from proxy.accounting.step_work import add_step
 from proxy.accounting.steps import EngineStep
-from proxy.accounting.units import MILLISECOND, SECOND, Nanoseconds
+from proxy.accounting.units import SECOND, Nanoseconds
 from proxy.accounting.weights import Weights
 
-BREATH = Nanoseconds(2 * MILLISECOND)
-"""A pause between steps shorter than this is the engine's own work, whoever was in them."""
 SILENCE = Nanoseconds(SECOND // 2)
 """Tokens that arrive so long after the last step heard of mean that the log has broken off."""
 LOOKS_BACK = Nanoseconds(5 * SECOND // 2)
 """So long steps are kept after they have been paid for: a sensor may look at them late."""
 REMEMBERED_STEPS = 8_000
 """A minute or two of steps: what is kept while no meter gives readings to divide."""
+LINGERS = Nanoseconds(2 * SECOND)
+"""A process that another one has come for, and that has told nothing for so long, takes no new requests any more."""
+WAS_THERE = Nanoseconds(SECOND)
+"""A process that is heard of so soon after listening began may have been at work long before."""
+Process = tuple[int, int]
+"""An engine process: the engine's rank, and the boot, which no other process of that rank has."""
 State = Literal["unheard", "live", "silent"]
-
-
-@dataclass(slots=True)
-class EngineLog:
-    """The steps of one engine process that may lie in windows not divided yet, in order.
-
-    broken: tokens went on arriving after its last step.
-    """
-
-    boot: int
-    number: int
-    reached: Nanoseconds
-    broken: bool = False
-    steps: deque[EngineStep] = field(default_factory=deque)
-    _works: dict[tuple[int, int], Work] = field(default_factory=dict)
-
-    def took(self, step: EngineStep) -> None:
-        """The next step; a pause before it is part of it if a request went on over it, and no step was lost in it."""
-        before = self.steps[-1] if self.steps else None
-        pause = step.start - self.reached
-        told = step.boot == self.boot and step.number == self.number + 1
-        if before is not None and told and pause > 0 and (pause < BREATH or _same_request(before, step)):
-            step = step._replace(start=self.reached)
-        self.boot, self.number, self.reached, self.broken = step.boot, step.number, step.end, False
-        if step.sequences:
-            self.steps.append(step)
-
-    def works(self, weights: Weights) -> Iterator[tuple[EngineStep, Work]]:
-        """The steps with all their work, which is summed up once."""
-        for step in self.steps:
-            name = step.boot, step.number
-            work = self._works.get(name)
-            if work is None:
-                work = self._works[name] = whole_of(step, weights)
-            yield step, work
-
-    def forget_before(self, instant: Nanoseconds) -> None:
-        """Drops steps that ended by then; the last one stays, since a pause after it may belong to the next step."""
-        while len(self.steps) > 1 and self.steps[0].end <= instant:
-            step = self.steps.popleft()
-            self._works.pop((step.boot, step.number), None)
-
-
-def _same_request(before: EngineStep, after: EngineStep) -> bool:
-    return not {one.name for one in before.sequences}.isdisjoint(one.name for one in after.sequences)
 
 
 class StepBook:
@@ -84,9 +43,9 @@ class StepBook:
         self.names = SequenceNames(request_ids)
         self.lost = 0
         self._since: Nanoseconds | None = None
-        self._logs: dict[int, EngineLog] = {}
+        self._logs: dict[Process, EngineLog] = {}
         self._holes: list[Span] = []
-        self._engines_of: dict[str, set[int]] = {}
+        self._processes_of: dict[str, set[Process]] = {}
         self._begun: deque[tuple[Nanoseconds, str, int]] = deque()
 
     def listens(self, since: Nanoseconds) -> None:
@@ -95,15 +54,10 @@ class StepBook:
 
     def take(self, step: EngineStep) -> None:
         """A step was logged."""
-        log = self._logs.get(step.engine)
+        process = step.engine, step.boot
+        log = self._logs.get(process)
         if log is None:
-            began = step.start if self._since is None else min(self._since, step.start)
-            self._missed(Nanoseconds(0), began if step.number > 1 else Nanoseconds(0))
-            log = self._logs[step.engine] = EngineLog(step.boot, step.number, step.start)
-        elif log.boot != step.boot:
-            # What the old process did last it could not tell any more.
-            self._missed(log.reached, step.start)
-            self.lost += step.number - 1
+            log = self._logs[process] = self._met(step)
         elif step.number != log.number + 1:
             self.lost += max(0, step.number - log.number - 1)
             self._missed(log.reached, step.start)
@@ -119,7 +73,29 @@ class StepBook:
                 self._begun.append((step.end, sequence.name, sequence.before if first else 0))
                 row = self.names.row_of(sequence.name)
                 if row is not None:
-                    self._engines_of.setdefault(row, set()).add(step.engine)
+                    self._processes_of.setdefault(row, set()).add(process)
+
+    def _met(self, step: EngineStep) -> EngineLog:
+        """The log of a process that was never heard before, or not for long.
+
+        In a rolling restart the old process tells of steps for as long as it has something to finish; of two that were
+        there before anybody listened, the one that has made more steps is the old one.
+        """
+        log = EngineLog(step.number, step.start)
+        rivals = [one for (engine, _), one in self._logs.items() if engine == step.engine and one.replaced is None]
+        there = self._since is not None and step.start <= self._since + WAS_THERE
+        if rivals and there and step.number > max(one.number for one in rivals):
+            log.replaced = step.start
+        else:
+            for one in rivals:
+                one.replaced = step.start
+        missed = step.start if self._since is None or (rivals and not there) else min(self._since, step.start)
+        if step.number > 1:
+            self._missed(Nanoseconds(0), missed)
+        if rivals and not there:
+            # Those that it did not have to drop were told, to us before we forgot it.
+            self.lost += min(step.number - 1, step.dropped)
+        return log
 
     def _missed(self, start: Nanoseconds, end: Nanoseconds) -> None:
         if end > start:
@@ -132,7 +108,7 @@ class StepBook:
     def closed(self, flight: Flight) -> None:
         """The request is settled."""
         self.names.closed(flight)
-        self._engines_of.pop(flight.row, None)
+        self._processes_of.pop(flight.row, None)
 
     @property
     def heard(self) -> bool:
@@ -150,22 +126,29 @@ class StepBook:
         """Whether all of a window has been told: every engine that any of the flights may be in has told of later."""
         if self._holed(window) or not self._logs:
             return False
-        behind = {engine for engine, log in self._logs.items() if log.reached < window.end}
+        open_to_all = self._open_to_all(window.end)
+        behind = {process for process, log in self._logs.items() if log.reached < window.end}
         if not behind:
             return True
-        if len(behind) == len(self._logs):
+        if behind.issuperset(open_to_all):
             return False
         running = [
             f for f in flights if f.metered_work and f.sent < window.end and (f.ended or window.end) >= window.end
         ]
-        return not any(behind & self._engines_of.get(flight.row, behind) for flight in running)
+        return not any(behind & self._processes_of.get(flight.row, open_to_all) for flight in running)
+
+    def _open_to_all(self, at: Nanoseconds) -> set[Process]:
+        """The processes that may hold a request of which no step was told yet."""
+        return {process for process, log in self._logs.items() if log.replaced is None or log.reached + LINGERS > at}
 
     def tells(self, window: Span) -> bool:
         """Whether the log is there and nothing is missing of the window so far."""
         return self.heard and not self._holed(window)
 
     def _holed(self, window: Span) -> bool:
-        return any(hole.within(window) is not None for hole in self._holes)
+        if any(hole.within(window) is not None for hole in self._holes):
+            return True
+        return any(log.hole is not None and log.hole.within(window) is not None for log in self._logs.values())
 
     def covers(self, window: Span, flights: Iterable[Flight]) -> bool:
         """Whether the log holds all that happened in the window; asked once the window is ready to be divided."""
@@ -182,8 +165,9 @@ class StepBook:
             heard = flight.ended if flight.silent and flight.outcome == "ok" else flight.last
             if heard is None or not flight.metered_work:
                 continue
-            # One that no step has held may be in any engine; children of one may be in several.
-            logs = [self._logs[engine] for engine in self._engines_of.get(flight.row, self._logs)]
+            # One that no step has held may be in any engine that takes new ones; children of one may be in several.
+            processes = self._processes_of.get(flight.row) or self._open_to_all(heard)
+            logs = [self._logs[process] for process in processes]
             if heard > max(log.reached for log in logs) + SILENCE:
                 for log in logs:
                     log.broken = True
@@ -193,10 +177,18 @@ class StepBook:
         looked_at = Nanoseconds(instant - looks_back)
         for log in self._logs.values():
             log.forget_before(looked_at)
+        self._forget_ended(looked_at)
         while self._begun and self._begun[0][0] <= looked_at:
             self._begun.popleft()
         if self._holes:
             self._holes = [hole for hole in self._holes if hole.end > looked_at]
+
+    def _forget_ended(self, instant: Nanoseconds) -> None:
+        """Drops processes that another one came for, and that have told nothing since then and hold no request."""
+        for process, log in list(self._logs.items()):
+            ended = log.replaced is not None and max(log.replaced, log.reached) <= instant
+            if ended and not any(process in held for held in self._processes_of.values()):
+                del self._logs[process]
 
     def curve(self, window: Span, weights: Weights) -> PowerCurve | None:
         """Predicted power up to a window's end; None where something is missing of what a sensor may have looked at."""

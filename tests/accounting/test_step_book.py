@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from proxy.accounting import step_book
 from proxy.accounting.activity import Span, Work
+from proxy.accounting.engine_log import BREATH
 from proxy.accounting.flight import Flight
-from proxy.accounting.step_book import BREATH, LOOKS_BACK, REMEMBERED_STEPS, SILENCE, StepBook
+from proxy.accounting.step_book import LINGERS, LOOKS_BACK, REMEMBERED_STEPS, SILENCE, StepBook
 from proxy.accounting.steps import Computed, EngineStep
 from tests.accounting.flights import WEIGHTS, ms, silent, stream
 from tests.accounting.scripted import book_of, group, opened, read, request_id_of, step
@@ -341,12 +342,109 @@ def test_an_engine_that_starts_anew_counts_from_one_again() -> None:
 
 
 def test_an_engine_that_starts_anew_may_lose_its_first_steps_too() -> None:
-    """It counts from one: what came before the first one heard was lost."""
-    book = book_of([step(9, 0, 10, decode("a"), boot=1), step(5, 50, 60, decode("a"), boot=2)])
+    """It counts from one, and says that it had to drop those before the first one heard."""
+    book = book_of([step(9, 0, 10, decode("a"), boot=1), step(5, 50, 60, decode("a"), boot=2)._replace(dropped=4)])
 
     assert 4 == book.lost
     assert not book.covers(span(40, 50), [])
     assert book.covers(span(50, 60), [])
+
+
+def rolling(*, until: int = 60, listening: bool = True) -> tuple[StepBook, Flight, Flight]:
+    """A process far in its numbers that finishes a request beside the one that has come for it, in turns of 10 ms."""
+    book = StepBook(request_id_of)
+    if listening:
+        book.listens(ms(0))
+    draining, taken = flight("old"), flight("new")
+    book.opened(draining)
+    book.opened(taken)
+    for turn in range(until):
+        at = turn * 10
+        book.take(step(5000 + turn, at, at + 10, decode("old", turn), boot=1))
+        if turn >= 20:
+            book.take(step(turn - 19, at + 3, at + 9, decode("new", turn), boot=2))
+    return book, draining, taken
+
+
+def test_two_processes_of_one_rank_lose_nothing_and_both_are_paid_for() -> None:
+    """A rolling restart: both tell of steps in turns, each with numbers of its own."""
+    book, draining, taken = rolling()
+
+    works, stranger = seen(book, [draining, taken])
+
+    assert (0, None) == (book.lost, stranger)
+    assert (60, 40) == (works["old"].decode, works["new"].decode)
+    assert book.covers(span(0, 599), [draining, taken])
+    assert book.knows(span(0, 599), [draining, taken])
+
+
+def test_what_the_old_process_tells_late_fills_the_time_before_the_new_one() -> None:
+    """Its steps come together every 20 ms, so that it seems to have ended until it speaks again."""
+    book = book_of([step(9, 0, 10, decode("a"), boot=1), step(1, 50, 60, decode("b"), boot=2)])
+    assert not book.covers(span(20, 30), [])
+
+    book.take(step(10, 10, 55, decode("a"), boot=1))
+    assert book.covers(span(20, 30), [])
+    assert 0 == book.lost
+
+
+def test_steps_lost_in_a_rolling_restart_are_counted_once() -> None:
+    """Those of either process, by its own numbers."""
+    book, _, _ = rolling()
+    book.take(step(5063, 600, 610, decode("old"), boot=1))
+    book.take(step(43, 600, 610, decode("new"), boot=2))
+
+    assert 3 + 2 == book.lost
+
+
+def test_a_proxy_that_comes_into_a_rolling_restart_counts_no_loss() -> None:
+    """Both were at work before, and nobody listened to their first steps; either may be heard first."""
+    for first, second in ((1, 2), (2, 1)):
+        book = StepBook(request_id_of)
+        book.listens(ms(100))
+        numbers = {1: 5000, 2: 300}
+        for turn in range(30):
+            for boot in (first, second):
+                at = 100 + turn * 10
+                book.take(
+                    step(numbers[boot] + turn, at, at + 10, decode("ab"[boot - 1]), boot=boot)._replace(dropped=9)
+                )
+
+        assert 0 == book.lost
+        assert book.covers(span(110, 400), [])
+        # the one that has made fewer steps is there to stay
+        assert [2] == [boot for (_, boot), log in book._logs.items() if log.replaced is None]
+
+
+def test_a_process_that_has_ended_holds_no_window_of_the_one_after_it() -> None:
+    """Neither for its successor's requests, nor, after a moment, for those of which no step was told yet."""
+    book, draining, taken = rolling()
+    draining.end(ms(600), "ok")
+    waiting, last = flight("waiting"), 600 + int(LINGERS / ms(1))
+    for turn in range(60, 300):
+        book.take(step(turn - 19, turn * 10, turn * 10 + 10, decode("new", turn), boot=2))
+
+    assert book.knows(span(600, 700), [draining, taken])
+    assert not book.knows(span(600, 700), [draining, taken, waiting])
+    assert book.knows(span(last, last + 100), [draining, taken, waiting])
+
+
+def test_a_process_that_has_ended_is_forgotten_once_it_holds_no_request() -> None:
+    """However many there were, and what is told of later windows stays the same."""
+    book = StepBook(request_id_of)
+    for boot in range(1, 200):
+        held = flight(f"r{boot}")
+        book.opened(held)
+        for number in range(1, 11):
+            at = boot * 1000 + number * 10
+            book.take(step(number, at, at + 10, decode(held.row, number), boot=boot))
+        book.forget_before(ms(boot * 1000 + 60))
+        assert book.covers(span(boot * 1000 + 60, boot * 1000 + 110), [held])
+        if boot > 10:
+            book.closed(held)
+
+    assert {*range(1, 11), 196, 197, 198, 199} == {boot for _, boot in book._logs}
+    assert 0 == book.lost
 
 
 def test_a_log_that_falls_silent_while_tokens_come_is_broken() -> None:
