@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from proxy.accounting.activity import Span, Work
 from proxy.accounting.step_work import whole_of
 from proxy.accounting.steps import EngineStep
-from proxy.accounting.units import MILLISECOND, Nanoseconds
+from proxy.accounting.units import MILLISECOND, SECOND, Nanoseconds
 from proxy.accounting.weights import Weights
 
 BREATH = Nanoseconds(2 * MILLISECOND)
 """A pause between steps shorter than this is the engine's own work, whoever was in them."""
+LINGERS = Nanoseconds(2 * SECOND)
+"""A process that another one has come for, and that has told nothing for so long, takes no new requests any more."""
+Process = tuple[int, int]
+"""An engine process: the engine's rank, and the boot, which no other process of that rank has."""
 
 
 @dataclass(slots=True)
@@ -44,6 +48,10 @@ class EngineLog:
     def hole(self) -> Span | None:
         """Time before its successor in which it may have ended with steps untold: none once it has told of later."""
         return None if self.replaced is None or self.replaced <= self.reached else Span(self.reached, self.replaced)
+
+    def takes_new(self, at: Nanoseconds) -> bool:
+        """Whether it may begin with another request then."""
+        return self.replaced is None or self.reached + LINGERS > at
 
     def works(self, weights: Weights) -> Iterator[tuple[EngineStep, Work]]:
         """The steps with all their work, which is summed up once."""

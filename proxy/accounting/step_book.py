@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from proxy.accounting.activity import Activity, Span, Work, union
-from proxy.accounting.engine_log import EngineLog
+from proxy.accounting.engine_log import EngineLog, Process
 from proxy.accounting.flight import Flight
 from proxy.accounting.power_curve import PowerCurve, StepName
 from proxy.accounting.step_names import SequenceNames
@@ -24,12 +24,8 @@ LOOKS_BACK = Nanoseconds(5 * SECOND // 2)
 """So long steps are kept after they have been paid for: a sensor may look at them late."""
 REMEMBERED_STEPS = 8_000
 """A minute or two of steps: what is kept while no meter gives readings to divide."""
-LINGERS = Nanoseconds(2 * SECOND)
-"""A process that another one has come for, and that has told nothing for so long, takes no new requests any more."""
 WAS_THERE = Nanoseconds(SECOND)
 """A process that is heard of so soon after listening began may have been at work long before."""
-Process = tuple[int, int]
-"""An engine process: the engine's rank, and the boot, which no other process of that rank has."""
 State = Literal["unheard", "live", "silent"]
 
 
@@ -139,7 +135,7 @@ class StepBook:
 
     def _open_to_all(self, at: Nanoseconds) -> set[Process]:
         """The processes that may hold a request of which no step was told yet."""
-        return {process for process, log in self._logs.items() if log.replaced is None or log.reached + LINGERS > at}
+        return {process for process, log in self._logs.items() if log.takes_new(at)}
 
     def tells(self, window: Span) -> bool:
         """Whether the log is there and nothing is missing of the window so far."""
@@ -155,7 +151,29 @@ class StepBook:
         if not self._logs or self._holed(window):
             return False
         self.notice(flights)
-        return all(log.reached >= window.end or not log.broken for log in self._logs.values())
+        behind = [log for log in self._logs.values() if log.reached < window.end]
+        if not behind:
+            return True
+        return not any(log.broken for log in behind) and not any(self._untold(flight, window) for flight in flights)
+
+    def _untold(self, flight: Flight, window: Span) -> bool:
+        """Whether a step may have held the flight in the window that was not told, or goes on still.
+
+        An answer that is complete had its last token from a step that was told, or else the log is broken off. One
+        that was broken off may have been in a step whose end it did not wait for.
+        """
+        until = window.end
+        if not flight.metered_work or flight.refused or flight.outcome == "ok" or flight.sent >= until:
+            return False
+        if flight.ended is not None:
+            if flight.ended <= window.start:
+                return False
+            until = min(until, Nanoseconds(flight.ended - SILENCE))
+        held = self._processes_of.get(flight.row)
+        if held:
+            # Children of one may be in several engines, of which some have finished theirs.
+            return max(self._logs[process].reached for process in held) < until
+        return min(self._logs[process].reached for process in self._open_to_all(until)) < until
 
     def notice(self, flights: Iterable[Flight]) -> None:
         """Looks whether tokens of some flight have gone on arriving after its engine's last step."""

@@ -60,6 +60,37 @@ def test_with_the_step_log_a_window_waits_for_the_step_under_way() -> None:
     assert 1000 == known(target, 5101)
 
 
+def test_a_step_longer_than_the_patience_is_not_taken_for_idle() -> None:
+    """Nobody knows yet what ran in the windows that could not wait: its request pays, and is of grade B."""
+    target = group()
+    bill = opened(target, Flight("r", "r", ms(0), prompt_tokens=100_000))
+    target.stepped(step(1, 0, 10, Computed("r", 0, 2048, 0)))
+    read(target, 14_000)
+    assert 3000 == known(target, 13_001)
+    target.stepped(step(2, 10, 13_990, Computed("r", 2048, 97_952, 0)))
+    bill.flight.tick(ms(13_995), 1)
+    bill.flight.end(ms(13_996), "ok")
+    assert 14_000 == known(target, 15_000)
+
+    (state,) = target.meters.values()
+    assert (state.accounts.idle, bill.energy_uj) == pytest.approx((0, 1_400_000_000), rel=0.001, abs=2_000_000)
+    assert ("B", "live") == (target.grade_of(bill), target.steps.state)
+
+
+def test_an_engine_at_rest_beside_a_request_that_does_no_work_is_idle() -> None:
+    """Its log ends before the window, and everything is known all the same."""
+    target = group()
+    bill = opened(target, stream("r", first=10, step=10, tokens=5))
+    opened(target, Flight("tokenise", "tokenise", ms(0), metered_work=False))
+    for number in range(1, 6):
+        target.stepped(step(number, number * 10 - 10, number * 10, Computed("r", 100, 0, 1)))
+    read(target, 1000)
+
+    assert 1000 == known(target, 1010)
+    assert "A" == target.grade_of(bill)
+    assert bill.energy_uj < 10_000_000
+
+
 def test_an_engine_with_nothing_to_do_holds_no_window() -> None:
     """Its log says nothing because nothing happens."""
     target = group()

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from proxy.accounting import step_book
 from proxy.accounting.activity import Span, Work
-from proxy.accounting.engine_log import BREATH
-from proxy.accounting.flight import Flight
-from proxy.accounting.step_book import LINGERS, LOOKS_BACK, REMEMBERED_STEPS, SILENCE, StepBook
+from proxy.accounting.engine_log import BREATH, LINGERS
+from proxy.accounting.flight import Flight, Outcome
+from proxy.accounting.step_book import LOOKS_BACK, REMEMBERED_STEPS, SILENCE, StepBook
 from proxy.accounting.steps import Computed, EngineStep
 from tests.accounting.flights import WEIGHTS, ms, silent, stream
 from tests.accounting.scripted import book_of, group, opened, read, request_id_of, step
@@ -484,6 +484,48 @@ def test_every_engine_must_have_told_in_which_a_request_may_be() -> None:
     assert not book.knows(span(0, 51), [ahead, behind])
     assert not book.knows(span(0, 51), [ahead, flight("new")])
     assert not book.knows(span(0, 101), [ahead])
+
+
+def test_a_request_whose_engine_has_not_told_so_far_uncovers_the_window() -> None:
+    """A step may go on that holds it: whatever is known of other engines."""
+    book, ahead, behind = two_engines()
+
+    assert book.covers(span(40, 100), [ahead])
+    assert book.covers(span(40, 50), [ahead, behind])
+    assert not book.covers(span(40, 51), [ahead, behind])
+    assert not book.covers(span(40, 51), [ahead, flight("new")])
+    assert not book.covers(span(100, 101), [ahead])
+
+
+def test_what_can_be_in_no_step_uncovers_no_window() -> None:
+    """A request without work, one that was refused, sent later or answered; and nobody at all."""
+    book, ahead, answered = two_engines()
+    answered.end(ms(200), "ok")
+    refused = flight("refused")
+    refused.end(ms(90), "error")
+    tokenise = Flight("tokenise", "tokenise", ms(0), metered_work=False)
+
+    assert book.covers(span(50, 100), [ahead, answered, refused, tokenise, Flight("later", "later", ms(100))])
+    assert book.covers(span(150, 200), [answered, refused, tokenise])
+    assert book.covers(span(200, 300), [])
+
+
+@pytest.mark.parametrize("outcome", ["aborted", "partial"])
+def test_a_request_broken_off_long_after_the_last_step_may_have_been_in_another(outcome: Outcome) -> None:
+    """Shortly after it the engine had only to notice."""
+    for after, covered in ((SILENCE / 1e6 - 1, True), (SILENCE / 1e6 + 100, False)):
+        book, _, gone = two_engines()
+        gone.end(ms(50 + after), outcome)
+        assert book.covers(span(40, 80), [gone]) == covered
+
+
+def test_children_of_one_request_that_have_finished_uncover_no_window() -> None:
+    """They were in another engine, which has nothing to do since; the others' engine tells on."""
+    one = flight("R", sequences=2)
+    book = book_of([step(1, 0, 50, decode("R/0")), step(1, 0, 100, decode("R/1"), engine=1)], [one])
+
+    assert book.covers(span(50, 100), [one])
+    assert not book.covers(span(50, 101), [one])
 
 
 def test_an_engine_that_has_nothing_to_do_need_not_tell() -> None:
