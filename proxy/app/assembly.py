@@ -176,7 +176,7 @@ class Service:
     def _scraped(self, backend: str, counters: EngineCounters | None, at: Nanoseconds) -> None:
         with self.settlement.lock:
             self.groups[backend].scraped(counters, at)
-        self.step_logs.look(backend)
+        self.step_logs.look(backend, at)
 
     def _weigh(self, backend: str, root: str) -> None:
         weights = self._priors[backend].for_model(root)

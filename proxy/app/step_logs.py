@@ -1,15 +1,17 @@
-"""Hands the engines' step logs to their groups, and says when one is heard, falls silent or is not there at all."""
+"""Hands the engines' step logs to their groups, and says when one is heard, silent, not there at all, or loses steps."""
 
 import logging
 from collections.abc import Mapping
 
 from proxy.accounting.group import Group
 from proxy.accounting.steps import EngineStep
-from proxy.accounting.units import Nanoseconds
+from proxy.accounting.units import SECOND, Nanoseconds
 from proxy.settings import Settings
 from proxy.settlement import Settlement
 from proxy.upstream.step_log import StepLog
 
+WHOLE_AFTER = Nanoseconds(10 * SECOND)
+"""Without a step lost for so long a log is whole again."""
 _log = logging.getLogger(__name__)
 _SAID = {
     "live": "%s: the engine's step log is heard; what it says goes before token times",
@@ -31,6 +33,7 @@ class StepLogs:
         self.paths = {name: path for name, path in paths.items() if path is not None}
         self._logs = {name: StepLog(path, self._taker(name)) for name, path in self.paths.items()}
         self._said: dict[str, str] = {}
+        self._losses = {name: _Losses(name) for name in self._logs}
 
     def _taker(self, backend: str) -> "_Taker":
         return _Taker(self._groups[backend], self._settlement)
@@ -41,10 +44,13 @@ class StepLogs:
             log.open()
             self._groups[backend].steps.listens(now)
 
-    def look(self, backend: str) -> None:
+    def look(self, backend: str, now: Nanoseconds) -> None:
         """Says once what has changed about a backend's log."""
         log, group = self._logs.get(backend), self._groups[backend]
-        if log is None or self._said.get(backend) == group.steps.state:
+        if log is None:
+            return
+        self._losses[backend].look(group.steps.lost, now)
+        if self._said.get(backend) == group.steps.state:
             return
         state = group.steps.state
         if state == "unheard":
@@ -59,6 +65,31 @@ class StepLogs:
         """Stops listening."""
         for log in self._logs.values():
             log.close()
+
+
+class _Losses:
+    """Says that steps of one backend were lost: once when the first of many is, and once when no more are."""
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+        self._lost = self._before = 0
+        self._latest: Nanoseconds | None = None
+
+    def look(self, lost: int, now: Nanoseconds) -> None:
+        """`lost` in all up to now."""
+        if lost > self._lost:
+            if self._latest is None:
+                self._before = self._lost
+                _log.warning(
+                    "%s: %d engine steps were lost on the way to the step log; windows that lack steps are divided by "
+                    "token times (grade B). The engine drops steps while nobody takes them: is this machine too busy?",
+                    self._backend,
+                    lost - self._before,
+                )
+            self._lost, self._latest = lost, now
+        elif self._latest is not None and now - self._latest >= WHOLE_AFTER:
+            self._latest = None
+            _log.info("%s: the step log is whole again; it lost %d steps", self._backend, lost - self._before)
 
 
 class _Taker:
