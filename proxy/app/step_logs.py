@@ -1,4 +1,4 @@
-"""Hands the engines' step logs to their groups, and says when one is heard, silent, not there at all, or loses steps."""
+"""Hands the engines' step logs to their groups; says when one is heard, silent, not there at all, or loses steps."""
 
 import logging
 from collections.abc import Mapping

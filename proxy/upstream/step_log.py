@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,21 +25,33 @@ MOST_AT_ONCE = 32
 """Datagrams taken before the event loop gets its turn."""
 MOST_PROCESSES = 256
 """Engine processes whose numbering is remembered; older ones have ended long ago."""
+AHEAD_NS = 1_000_000_000
+"""A step cannot have ended later than now; so much is left to clocks that are not quite one."""
 _log = logging.getLogger(__name__)
 
 
 class StepLog:
     """The receiving end at one path. It must be opened and closed in the event loop that `on_step` shall run in.
 
-    bad: datagrams that were no step. lost: steps that a process reported around but not itself, because it had to
+    bad: datagrams that were no step. refused: steps with times that cannot be: one from the future would make all
+    before it look told, for ever. lost: steps that a process reported around but not itself, because it had to
     drop them; a process that was never heard before is not asked about its past.
     """
 
-    def __init__(self, path: Path, on_step: Callable[[EngineStep], None], *, mode: int = 0o600) -> None:
-        """mode: who may send: the file's permissions, for an engine that runs as another user."""
+    def __init__(
+        self,
+        path: Path,
+        on_step: Callable[[EngineStep], None],
+        *,
+        mode: int = 0o600,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """mode: who may send: the file's permissions, for an engine that runs as another user. clock: in ns."""
         self.path = path
         self.bad = 0
+        self.refused = 0
         self.lost = 0
+        self._clock = clock
         self._on_step = on_step
         self._mode = mode
         self._socket: socket.socket | None = None
@@ -100,15 +113,27 @@ class StepLog:
             steps = parse(self._buffer[:size])
         except NotAStep as error:
             self.bad += 1
-            # the first of each power of two: a sender of nonsense must not fill the log
-            if self.bad & (self.bad - 1) == 0:
+            if _is_telling(self.bad):
                 _log.warning("step log %s: %d datagrams were no steps; the latest: %s", self.path, self.bad, error)
             return
+        latest = self._clock() + AHEAD_NS
         for step in steps:
             if self._socket is None:
                 return
+            if not step.start < step.end <= latest:
+                self._refuse(step, latest)
+                continue
             self._count_lost(step)
             self._on_step(step)
+
+    def _refuse(self, step: EngineStep, latest: int) -> None:
+        self.refused += 1
+        if _is_telling(self.refused):
+            why = "ends in the future" if step.end > latest else "does not end after its start"
+            text = (
+                "step log %s: %d steps were refused; the latest, of engine %d, %s: is its monotonic clock another one?"
+            )
+            _log.warning(text, self.path, self.refused, step.engine, why)
 
     def _count_lost(self, step: EngineStep) -> None:
         key = (step.engine, step.boot)
@@ -122,6 +147,11 @@ class StepLog:
             # what was dropped had a number, so the gap tells of it again
             self.lost += max(step.number - number - 1, step.dropped - dropped, 0)
         self._last[key] = (step.number, step.dropped)
+
+
+def _is_telling(count: int) -> bool:
+    """The first of each power of two: a sender of nonsense must not fill the log."""
+    return count & (count - 1) == 0
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from proxy.accounting.steps import EngineStep
+from proxy.accounting.units import Nanoseconds
 from proxy.errors import ConfigurationError
-from proxy.upstream.step_log import MOST_AT_ONCE, StepLog
+from proxy.upstream.step_log import AHEAD_NS, MOST_AT_ONCE, StepLog
 from tests.upstream.datagrams import STEP, datagram, single
 
 
@@ -38,7 +40,7 @@ def sender(path: Path) -> Iterator[socket.socket]:
 async def settle(log: StepLog, steps: list[EngineStep], count: int) -> None:
     """Lets the event loop run until so many steps or bad datagrams were taken."""
     async with asyncio.timeout(10):
-        while len(steps) + log.bad < count:  # noqa: ASYNC110  (what is waited for is the plain callback of the log)
+        while len(steps) + log.refused + log.bad < count:  # noqa: ASYNC110  (what is waited for is the plain callback of the log)
             await asyncio.sleep(0)
 
 
@@ -131,6 +133,44 @@ def test_garbage_is_counted_and_the_next_step_is_heard(path: Path, caplog: pytes
     log, steps = heard(path, b"garbage", numbered(1), b"", b"garbage", numbered(2))
     assert (log.bad, [step.number for step in steps], log.lost) == (3, [1, 2], 0)
     assert [r.levelname for r in caplog.records].count("WARNING") == 2
+
+
+def test_a_step_from_the_future_is_refused(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It would make all that is not told yet look told; the clocks of a machine agree to a second."""
+    now = time.monotonic_ns()
+    ends = [now - 1, now + AHEAD_NS // 2, now + 10 * AHEAD_NS, now + 20 * AHEAD_NS, now + 30 * AHEAD_NS, now]
+    steps = [STEP._replace(number=n, start=Nanoseconds(now - 99), end=Nanoseconds(e)) for n, e in enumerate(ends, 1)]
+    log, heard_of = heard(path, datagram(*steps))
+    assert [step.number for step in heard_of] == [1, 2, 6]
+    assert (log.refused, log.lost, log.bad) == (3, 3, 0)
+    assert [text for text in caplog.messages if "refused" in text] == [
+        f"step log {path}: {n} steps were refused; the latest, of engine 1, ends in the future: "
+        "is its monotonic clock another one?"
+        for n in (1, 2)
+    ]
+
+
+def test_a_step_that_takes_no_time_is_refused(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its energy could be put nowhere."""
+    log, steps = heard(path, datagram(STEP, STEP._replace(number=6, end=STEP.start)))
+    assert ([step.number for step in steps], log.refused) == ([5], 1)
+    assert "does not end after its start" in caplog.text
+
+
+def test_the_clock_that_steps_are_held_against_may_be_another(path: Path) -> None:
+    """That of a test."""
+    steps: list[EngineStep] = []
+    log = StepLog(path, steps.append, clock=lambda: STEP.end - AHEAD_NS - 1)
+
+    async def listen() -> None:
+        log.open()
+        with sender(path) as plugin:
+            plugin.send(datagram(STEP))
+            await settle(log, steps, 1)
+        log.close()
+
+    asyncio.run(listen())
+    assert (steps, log.refused) == ([], 1)
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o666])
