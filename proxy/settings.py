@@ -107,6 +107,9 @@ class Settings(BaseSettings):
         False, description="several backends may name one GPU; it is divided by predicted joules, grade D"
     )
     step_log: Path | None = Field(None, description="Unix socket of the one backend's step log; several have their own")
+    step_log_mode: str = Field(
+        "0600", pattern=r"^0?[0-7]{3}$", description="permissions of the step logs' sockets, as octal text: 0660"
+    )
     weights_file: Path | None = Field(None, description="what `jouleproxy calibrate` wrote, for the one backend")
     meter: str = Field("auto", description="auto, nvml, rapl, modelled[:idle_w=W,core_w=W] or recorded:FILE.csv")
     sample_period_ms: int = Field(50, ge=5, le=10_000, description="how often meters are polled, in milliseconds")

@@ -164,6 +164,8 @@ def test_none_by_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             f'[[tenants]]\nname = "a"\nkey_sha256 = ["{DIGEST}"]\n[[tenants]]\nname = "b"\nkey_sha256 = ["{DIGEST}"]',
             "tenants: a and b have the same key; who would pay?",
         ),
+        ('step_log_mode = "rw-rw----"', "step_log_mode: String should match pattern '^0?[0-7]{3}$'"),
+        ("step_log_mode = 660", "step_log_mode: Input should be a valid string"),
         ('log_level = "loud"', "log_level: Input should be 'debug', 'info', 'warning' or 'error'"),
     ],
 )

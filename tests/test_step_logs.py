@@ -2,7 +2,9 @@
 What the proxy's own log says of the engines' step logs: each reason why figures are not of grade A, once.
 """
 
+import asyncio
 import logging
+import stat
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,3 +101,19 @@ def test_lost_steps_are_said_once_a_burst_and_when_it_is_whole_again(watched: Wa
     watched.told(14)
     ((level, text),) = watched.said(100)
     assert ("WARNING", True) == (level, text.startswith("b: 1 engine steps were lost"))
+
+
+@pytest.mark.parametrize("mode", ["0600", "660"])
+def test_the_sockets_have_the_permissions_that_are_set(tmp_path: Path, mode: str) -> None:
+    """Those of the file, which say who may send."""
+    settings = Settings(step_log=tmp_path / "steps", step_log_mode=mode)
+    settlement: Any = SimpleNamespace(lock=threading.Lock())
+    logs = StepLogs(settings, {settings.backends[0].name: group()}, settlement)
+
+    async def permissions() -> int:
+        logs.open(ms(0))
+        found = (tmp_path / "steps").stat().st_mode
+        logs.close()
+        return stat.S_IMODE(found)
+
+    assert int(mode, 8) == asyncio.run(permissions())

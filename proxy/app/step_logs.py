@@ -18,7 +18,8 @@ _SAID = {
     "silent": "%s: tokens arrive, but no steps are heard any more; until they are, token times must do (grade B)",
     "unheard": (
         "%s: a request is settled and no step was heard on %s; token times must do (grade B). "
-        "Is deploy/steplog installed next to vLLM, and vLLM started with JOULEPROXY_STEP_LOG set to that path?"
+        "Is deploy/steplog installed next to vLLM, and vLLM started with JOULEPROXY_STEP_LOG set to that path? "
+        "Where vLLM runs as another user, JOULEPROXY_STEP_LOG_MODE must let it write to the socket"
     ),
 }
 
@@ -31,7 +32,8 @@ class StepLogs:
         self._settlement = settlement
         paths = {backend.name: backend.step_log or settings.step_log for backend in settings.backends}
         self.paths = {name: path for name, path in paths.items() if path is not None}
-        self._logs = {name: StepLog(path, self._taker(name)) for name, path in self.paths.items()}
+        mode = int(settings.step_log_mode, 8)
+        self._logs = {name: StepLog(path, self._taker(name), mode=mode) for name, path in self.paths.items()}
         self._said: dict[str, str] = {}
         self._losses = {name: _Losses(name) for name in self._logs}
 

@@ -98,7 +98,8 @@ def _with_meters(
     console.print(_plan(backend, card, meters, shape, options, estimated=estimated))
     if not options.yes and not _agreed(console, options.minutes):
         return INTERRUPTED
-    course = Course(prior, meters, backend.step_log, options.minutes, random.Random(), monotonic, console)
+    log, mode = backend.step_log, int(settings.step_log_mode, 8)
+    course = Course(prior, meters, log, mode, options.minutes, random.Random(), monotonic, console)
     try:
         ran = asyncio.run(_interruptible(_run(settings, backend, card, course)))
     except (asyncio.CancelledError, KeyboardInterrupt):

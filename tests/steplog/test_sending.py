@@ -120,6 +120,24 @@ def test_without_a_receiver_everything_is_dropped_and_said_once(path: Path, log:
     ]
 
 
+def test_a_socket_of_somebody_elses_is_said_to_be_a_matter_of_permissions(
+    path: Path, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    """The proxy runs as another user, and its socket is its own alone."""
+
+    class Refused(socket.socket):
+        def connect(self, address: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied", address)
+
+    monkeypatch.setattr(socket, "socket", Refused)
+    sender = Sender(str(path))
+    for _ in range(3):
+        sender.send(b"x", 1)
+    (text,) = log.messages
+    assert text.startswith(f"steps are not reported: nobody takes them at {path} (Permission denied): user ")
+    assert "JOULEPROXY_STEP_LOG_MODE" in text
+
+
 def test_a_path_that_can_be_no_socket_is_dropped_as_well(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     for path in (tmp_path / ("x" * 200), tmp_path, tmp_path / "file"):

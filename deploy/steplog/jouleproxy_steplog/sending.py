@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import socket
 import threading
 import time
@@ -128,13 +129,18 @@ class Sender:
         # a receiver that comes and goes gets one pair of lines a minute
         if self._heard is not False and now - self._complained >= QUIET_S:
             self._heard, self._complained = False, now
-            tell(
-                logging.WARNING,
-                "steps are not reported: nobody takes them at %s (%s)",
-                self._path,
-                error.strerror or error,
-            )
+            text = "steps are not reported: nobody takes them at %s (%s)%s"
+            tell(logging.WARNING, text, self._path, error.strerror or error, _hint(error))
 
     def _tell_heard(self) -> None:
         self._heard = True
         tell(logging.INFO, "steps are reported to %s", self._path)
+
+
+def _hint(error: OSError) -> str:
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return ""
+    return (
+        f": user {os.getuid()} may not write to that socket, or not enter its folder; where the proxy runs as another "
+        "user, its setting JOULEPROXY_STEP_LOG_MODE says who may write, as 0660 does for a common group"
+    )

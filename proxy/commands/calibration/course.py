@@ -60,7 +60,8 @@ class _Remaining:
 class Course:
     """One calibration of one server.
 
-    step_log: a socket to bind, where the engine reports its steps. source: of prompts and of the order.
+    step_log: a socket to bind, where the engine reports its steps. step_log_mode: its permissions. source: of prompts
+    and of the order.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Course:
         prior: Weights,
         meters: Sequence[Meter],
         step_log: Path | None,
+        step_log_mode: int,
         minutes: float,
         source: random.Random,
         clock: Clock,
@@ -79,8 +81,10 @@ class Course:
         self._source = source
         self._stage = Stage(console)
         self._energy = EnergyLog(meters, clock)
-        self._book = None if step_log is None else StepBook(request_ids)
-        self._step_log = None if step_log is None or self._book is None else StepLog(step_log, self._book.take)
+        self._book = self._step_log = None
+        if step_log is not None:
+            self._book = StepBook(request_ids)
+            self._step_log = StepLog(step_log, self._book.take, mode=step_log_mode)
         self._remaining = _Remaining("", clock(), 60 * minutes)
 
     async def run(self, server: Server, card: Card) -> Ran:
