@@ -8,10 +8,12 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from jouleproxy_steplog.sending import MOST_AT_ONCE, MOST_WAITING, Sender
+from jouleproxy_steplog import sending
+from jouleproxy_steplog.sending import MOST_AT_ONCE, MOST_COMING, MOST_WAITING, MOST_WAITING_BYTES, Sender
 
 from tests.steplog.conftest import Receiver
 
@@ -77,6 +79,48 @@ def test_what_waits_is_bounded_and_the_oldest_are_dropped(path: Path, listen: Re
     assert sender.dropped == total - len(queued) - MOST_WAITING
     sender.send(b"last", 1)
     assert taken(receiver)[0] == b"%d" % (len(queued) + sender.dropped)
+
+
+def test_what_waits_is_bounded_in_bytes_too(path: Path, listen: Receiver) -> None:
+    """Hundreds of datagrams of large batches would be tens of megabytes of the engine's memory."""
+    receiver, sender = listen(), Sender(str(path))
+    large = bytes(60_000)
+    for _ in range(200):
+        sender.send(large, 7)
+    kept = len(sender._waiting)
+    assert MOST_WAITING_BYTES - len(large) < kept * len(large) <= MOST_WAITING_BYTES
+    assert sender.dropped == 7 * (200 - kept - len(taken(receiver)))
+
+    arrived = 0
+    while sender._waiting:
+        sender.send(b"", 1)
+        arrived += len(taken(receiver))
+    assert arrived >= kept
+    assert sender._bytes == 0
+
+
+def elsewhere(call: Callable[..., None], *arguments: object) -> None:
+    """Runs something in another thread, which must not take long."""
+    thread = threading.Thread(target=call, args=arguments, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive(), "it waits"
+
+
+def test_the_engine_does_not_wait_for_the_thread_that_sends_the_rest(path: Path, listen: Receiver) -> None:
+    """What comes meanwhile goes with what that thread sends next, in order; too much of it is counted as dropped."""
+    receiver, sender = listen(), Sender(str(path))
+    with sender._lock:
+        for number, datagram in enumerate(numbered(0, MOST_COMING + 3)):
+            elsewhere(sender.send, datagram, 1)
+            assert sender.dropped == max(0, number + 1 - MOST_COMING)
+        elsewhere(sender.rest)
+    arrived: list[bytes] = []
+    deadline = time.monotonic() + 10
+    while len(arrived) < MOST_COMING and time.monotonic() < deadline:
+        arrived += taken(receiver)
+    assert arrived == numbered(0, MOST_COMING)
+    assert sender.dropped == 3
 
 
 def test_a_long_queue_is_sent_in_pieces(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +255,11 @@ def test_a_receiver_that_comes_and_goes_does_not_fill_the_log(
     assert len(log.messages) <= 4
 
 
-def test_a_datagram_too_large_for_the_system_is_dropped_and_the_next_is_sent(path: Path, listen: Receiver) -> None:
+@pytest.mark.parametrize("room", [MOST_WAITING_BYTES, 1 << 30])
+def test_a_datagram_too_large_to_keep_or_for_the_system_is_dropped_and_the_next_is_sent(
+    path: Path, listen: Receiver, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    monkeypatch.setattr(sending, "MOST_WAITING_BYTES", room)
     receiver, sender = listen(), Sender(str(path))
     sender.send(bytes(64 << 20), 1)
     sender.send(b"small", 1)

@@ -10,8 +10,10 @@ from collections import deque
 
 from jouleproxy_steplog.telling import tell
 
-MOST_WAITING = 500
-"""Datagrams kept for a receiver that is behind: some seconds of steps."""
+MOST_WAITING, MOST_WAITING_BYTES = 500, 4 << 20
+"""Datagrams, and their sizes together, kept for a receiver that is behind: some seconds of steps."""
+MOST_COMING = 16
+"""Datagrams that may come while the thread of a rest sends others, which takes a millisecond or two."""
 MOST_AT_ONCE = 64
 """Datagrams sent in one go, so that a long queue does not hold up a step."""
 BUFFER_BYTES = 4 << 20
@@ -29,16 +31,23 @@ class Sender:
 
     Linux queues few datagrams for a receiver (net.unix.max_dgram_qlen, often 10), so a receiver that is busy for a
     moment leaves some waiting here; they go first with the next one.
-    dropped: steps thrown away, because nobody listens or too many datagrams wait.
+
+    The engine's thread sends, and after its rest begins a second one as well. Whichever has the lock does; the engine's
+    never waits for it, but leaves what it has to the other.
     """
 
     def __init__(self, path: str) -> None:
-        self.dropped = 0
         self._path = path
         self._socket: socket.socket | None = None
+        self._coming: deque[tuple[bytes, int]] = deque()
+        """What the engine's thread has given; only it appends, and only who has the lock takes away."""
+        self._turned_away = 0
+        """Steps that found no room there; only the engine's thread counts them, as only the lock's owner the others."""
         self._waiting: deque[tuple[bytes, int]] = deque()
+        self._bytes = self._dropped = 0
         self._lock = threading.Lock()
         self._drain: threading.Thread | None = None
+        self._until = 0.0
         self._heard: bool | None = None
         """What the log says; None before its first line."""
         self._complained = -QUIET_S
@@ -48,32 +57,53 @@ class Sender:
         self._close()
 
     def send(self, datagram: bytes, steps: int) -> None:
-        """Sends so many steps, after those that wait, or keeps or drops them; takes some microseconds in every case."""
-        with self._lock:
-            if len(self._waiting) >= MOST_WAITING:
-                self._drop_oldest()
-            self._waiting.append((datagram, steps))
-            self._flush()
+        """Sends so many steps, after those that wait, or keeps or drops them.
+
+        It waits for nothing, neither for room nor for the other thread. Handing a datagram to the kernel takes some
+        microseconds, and up to MOST_AT_ONCE of them may go when a receiver that was behind has room again.
+        """
+        if len(self._coming) < MOST_COMING:
+            self._coming.append((datagram, steps))
+        else:
+            self._turned_away += steps
+        self._flush_if_free()
+
+    @property
+    def dropped(self) -> int:
+        """Steps thrown away, because nobody listens or too much waits."""
+        return self._dropped + self._turned_away
 
     def rest(self) -> None:
         """Says that no step may follow for long: sends what waits, and the rest of it by a thread that then ends."""
-        if not self._waiting:
+        if not self._left:
             return
-        with self._lock:
-            self._flush()
-        if self._waiting and (self._drain is None or not self._drain.is_alive()):
+        self._flush_if_free()
+        self._until = time.monotonic() + PATIENCE_S
+        if self._left and (self._drain is None or not self._drain.is_alive()):
             self._drain = threading.Thread(target=self._send_the_rest, name="jouleproxy-steplog", daemon=True)
             self._drain.start()
 
     def _send_the_rest(self) -> None:
-        until = time.monotonic() + PATIENCE_S
-        while self._waiting and time.monotonic() < until:
+        # looked at without the lock: what comes while it is held here is seen by the next look
+        while self._left and time.monotonic() < self._until:
             with self._lock:
                 self._flush()
             time.sleep(PAUSE_S)
 
+    @property
+    def _left(self) -> bool:
+        return bool(self._waiting or self._coming)
+
+    def _flush_if_free(self) -> None:
+        if self._lock.acquire(blocking=False):
+            try:
+                self._flush()
+            finally:
+                self._lock.release()
+
     def _flush(self) -> None:
         """Sends what waits until the receiver's queue is full; drops all of it when there is no receiver."""
+        self._take_in()
         for _ in range(min(len(self._waiting), MOST_AT_ONCE)):
             try:
                 self._put(self._waiting[0][0])
@@ -87,10 +117,23 @@ class Sender:
                     return
                 self._drop_oldest()
             else:
-                self._waiting.popleft()
+                self._take_oldest()
+
+    def _take_in(self) -> None:
+        while self._coming:
+            one = self._coming.popleft()
+            self._waiting.append(one)
+            self._bytes += len(one[0])
+        while len(self._waiting) > MOST_WAITING or self._bytes > MOST_WAITING_BYTES:
+            self._drop_oldest()
+
+    def _take_oldest(self) -> int:
+        datagram, steps = self._waiting.popleft()
+        self._bytes -= len(datagram)
+        return steps
 
     def _drop_oldest(self) -> None:
-        self.dropped += self._waiting.popleft()[1]
+        self._dropped += self._take_oldest()
 
     def _put(self, datagram: bytes) -> None:
         """Hands it to the kernel; a receiver that has been replaced is looked for once."""
@@ -123,8 +166,8 @@ class Sender:
 
     def _lose_receiver(self, error: OSError) -> None:
         self._close()
-        self.dropped += sum(steps for _, steps in self._waiting)
-        self._waiting.clear()
+        while self._waiting:
+            self._drop_oldest()
         now = time.monotonic()
         # a receiver that comes and goes gets one pair of lines a minute
         if self._heard is not False and now - self._complained >= QUIET_S:
