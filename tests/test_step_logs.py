@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from proxy.accounting.flight import Flight
 from proxy.accounting.group import Group
 from proxy.accounting.steps import Computed
 from proxy.app.step_logs import WHOLE_AFTER, StepLogs
@@ -101,6 +102,26 @@ def test_lost_steps_are_said_once_a_burst_and_when_it_is_whole_again(watched: Wa
     watched.told(14)
     ((level, text),) = watched.said(100)
     assert ("WARNING", True) == (level, text.startswith("b: 1 engine steps were lost"))
+
+
+def test_windows_that_could_not_wait_for_their_step_are_said_once(watched: Watched) -> None:
+    """One that takes 13 s: the log is live all the time, and yet they are of grade B."""
+    flight = Flight("r", "r", ms(0), prompt_tokens=100_000)
+    opened(watched.group, flight)
+    watched.told(1)
+    watched.said(0)
+    read(watched.group, 14_000)
+    watched.group.settle(ms(11_001))
+    ((level, text),) = watched.said(11)
+    assert ("WARNING", True) == (level, text.startswith("b: 2 windows could not wait for the step"))
+    watched.group.settle(ms(12_001))
+    assert [] == watched.said(12)
+
+    watched.group.stepped(step(2, 10, 14_001, Computed("r", 1, 99_999, 0)))
+    watched.group.settle(ms(14_100))
+    over = 12 + WHOLE_AFTER / 1e9
+    assert [("INFO", "b: steps are told in time again; 4 windows did not wait for theirs")] == watched.said(over)
+    assert "live" == watched.group.steps.state
 
 
 @pytest.mark.parametrize("mode", ["0600", "660"])

@@ -32,12 +32,13 @@ State = Literal["unheard", "live", "silent"]
 class StepBook:
     """All that one backend's engines have logged and that is still of use.
 
-    lost: steps that were not told, as the gaps in their numbers say. request_ids: see SequenceNames.
+    lost: steps that were not told, as the gaps in their numbers say. untold: windows divided before a step that may
+    have been in them was told. request_ids: see SequenceNames.
     """
 
     def __init__(self, request_ids: Callable[[str], Iterable[str]]) -> None:
         self.names = SequenceNames(request_ids)
-        self.lost = 0
+        self.lost = self.untold = 0
         self._since: Nanoseconds | None = None
         self._logs: dict[Process, EngineLog] = {}
         self._holes: list[Span] = []
@@ -142,9 +143,8 @@ class StepBook:
         return self.heard and not self._holed(window)
 
     def _holed(self, window: Span) -> bool:
-        if any(hole.within(window) is not None for hole in self._holes):
-            return True
-        return any(log.hole is not None and log.hole.within(window) is not None for log in self._logs.values())
+        holes = [*self._holes, *(log.hole for log in self._logs.values())]
+        return any(hole is not None and hole.within(window) is not None for hole in holes)
 
     def covers(self, window: Span, flights: Iterable[Flight]) -> bool:
         """Whether the log holds all that happened in the window; asked once the window is ready to be divided."""
@@ -152,15 +152,17 @@ class StepBook:
             return False
         self.notice(flights)
         behind = [log for log in self._logs.values() if log.reached < window.end]
-        if not behind:
-            return True
-        return not any(log.broken for log in behind) and not any(self._untold(flight, window) for flight in flights)
+        if not behind or any(log.broken for log in behind):
+            return not behind
+        untold = any(self._untold(flight, window) for flight in flights)
+        self.untold += untold
+        return not untold
 
     def _untold(self, flight: Flight, window: Span) -> bool:
         """Whether a step may have held the flight in the window that was not told, or goes on still.
 
-        An answer that is complete had its last token from a step that was told, or else the log is broken off. One
-        that was broken off may have been in a step whose end it did not wait for.
+        A complete answer's last token came from a step that was told, or else the log is broken. One that was broken
+        off may have been in a step whose end it did not wait for.
         """
         until = window.end
         if not flight.metered_work or flight.refused or flight.outcome == "ok" or flight.sent >= until:

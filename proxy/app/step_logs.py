@@ -11,7 +11,7 @@ from proxy.settlement import Settlement
 from proxy.upstream.step_log import StepLog
 
 WHOLE_AFTER = Nanoseconds(10 * SECOND)
-"""Without a step lost for so long a log is whole again."""
+"""When nothing more has gone wrong for so long, it is over."""
 _log = logging.getLogger(__name__)
 _SAID = {
     "live": "%s: the engine's step log is heard; what it says goes before token times",
@@ -22,6 +22,16 @@ _SAID = {
         "Where vLLM runs as another user, JOULEPROXY_STEP_LOG_MODE must let it write to the socket"
     ),
 }
+_LOST = (
+    "%s: %d engine steps were lost on the way to the step log; windows that lack steps are divided by token times "
+    "(grade B). The engine drops steps while nobody takes them: is this machine too busy?"
+)
+_WHOLE = "%s: the step log is whole again; it lost %d steps"
+_UNTOLD = (
+    "%s: %d windows could not wait for the step that may have been in them; token times must do for them (grade B). "
+    "Does a step take longer than JOULEPROXY_PREFILL_WAIT_S, or does the engine hang?"
+)
+_IN_TIME = "%s: steps are told in time again; %d windows did not wait for theirs"
 
 
 class StepLogs:
@@ -35,7 +45,8 @@ class StepLogs:
         mode = int(settings.step_log_mode, 8)
         self._logs = {name: StepLog(path, self._taker(name), mode=mode) for name, path in self.paths.items()}
         self._said: dict[str, str] = {}
-        self._losses = {name: _Losses(name) for name in self._logs}
+        self._lost = {name: _Burst(name, _LOST, _WHOLE) for name in self._logs}
+        self._untold = {name: _Burst(name, _UNTOLD, _IN_TIME) for name in self._logs}
 
     def _taker(self, backend: str) -> "_Taker":
         return _Taker(self._groups[backend], self._settlement)
@@ -51,7 +62,8 @@ class StepLogs:
         log, group = self._logs.get(backend), self._groups[backend]
         if log is None:
             return
-        self._losses[backend].look(group.steps.lost, now)
+        self._lost[backend].look(group.steps.lost, now)
+        self._untold[backend].look(group.steps.untold, now)
         if self._said.get(backend) == group.steps.state:
             return
         state = group.steps.state
@@ -69,29 +81,28 @@ class StepLogs:
             log.close()
 
 
-class _Losses:
-    """Says that steps of one backend were lost: once when the first of many is, and once when no more are."""
+class _Burst:
+    """Says that something is going wrong with one backend's log: once when it begins, and once when it is over.
 
-    def __init__(self, backend: str) -> None:
+    begun, over: the words; they get the backend's name and a count.
+    """
+
+    def __init__(self, backend: str, begun: str, over: str) -> None:
         self._backend = backend
-        self._lost = self._before = 0
+        self._begun, self._over = begun, over
+        self._count = self._before = 0
         self._latest: Nanoseconds | None = None
 
-    def look(self, lost: int, now: Nanoseconds) -> None:
-        """`lost` in all up to now."""
-        if lost > self._lost:
+    def look(self, count: int, now: Nanoseconds) -> None:
+        """`count` in all up to now."""
+        if count > self._count:
             if self._latest is None:
-                self._before = self._lost
-                _log.warning(
-                    "%s: %d engine steps were lost on the way to the step log; windows that lack steps are divided by "
-                    "token times (grade B). The engine drops steps while nobody takes them: is this machine too busy?",
-                    self._backend,
-                    lost - self._before,
-                )
-            self._lost, self._latest = lost, now
+                self._before = self._count
+                _log.warning(self._begun, self._backend, count - self._before)
+            self._count, self._latest = count, now
         elif self._latest is not None and now - self._latest >= WHOLE_AFTER:
             self._latest = None
-            _log.info("%s: the step log is whole again; it lost %d steps", self._backend, lost - self._before)
+            _log.info(self._over, self._backend, count - self._before)
 
 
 class _Taker:
