@@ -8,22 +8,23 @@ Any other mix, physics, load or seed is one line, for instance:
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from tests.accuracy.ablation import ablate
 from tests.accuracy.cost import main as cost
+from tests.accuracy.engine import Impossible
+from tests.accuracy.options import QUICK_SHORTER, chosen, parser
 from tests.accuracy.physics import PHYSICS
 from tests.accuracy.scenario import Scenario, outcomes, play, row
 from tests.accuracy.sensor import BOARDS
 from tests.accuracy.tables import Rows, ablation_table, seeds_table, table
-from tests.accuracy.workloads import ARRIVALS, KINDS, WORKLOADS, Mix
+from tests.accuracy.workloads import WORKLOADS
 
 CONCURRENCIES = (1.1, 4.0, 28.0)
 UNSEEN = 0.3
@@ -56,99 +57,15 @@ def standard(seed: int, *, quick: bool) -> list[Scenario]:
     ]
 
 
-def _names(known: Iterable[str]) -> object:
-    def parse(text: str) -> list[str]:
-        chosen = text.split(",")
-        for name in chosen:
-            if name not in known:
-                raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(known)}")
-        return chosen
-
-    return parse
-
-
-def _numbers(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
-
-
-def _mix(text: str) -> Mix:
-    parts = [part.partition("=") for part in text.split(",")]
-    for kind, _, _ in parts:
-        if kind not in KINDS:
-            raise argparse.ArgumentTypeError(f"{kind} is none of {', '.join(KINDS)}")
-    return tuple((kind, float(part or 1)) for kind, _, part in parts)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--quick", action="store_true", help="five cells instead of all")
-    add("--ablate", action="store_true", help="where the rule loses accuracy, instead of the bench")
-    add("--profile", action="store_true", help="what settlement costs of one core, instead (tests.accuracy.cost)")
-    add("--json", type=Path, metavar="FILE", help="write the rows there")
-    add("--seed", type=int, default=1)
-    add("--seeds", type=_numbers, metavar="S,S,…", help="several seeds: their mean and their worst")
-    add("--jobs", type=int, default=1, metavar="N", help="processes at a time")
-    chosen = parser.add_argument_group("cells of your own: each option with commas is tried with each of the others")
-    add = chosen.add_argument
-    add("--workload", "--only", type=_names(WORKLOADS), metavar="W,W,…", help=", ".join(WORKLOADS))
-    add("--mix", type=_mix, metavar="KIND=PART,…", help="a workload of your own, of " + ", ".join(KINDS))
-    add("--arrivals", choices=ARRIVALS, help="when requests come, instead of the workload's own way")
-    add("--physics", type=_names(PHYSICS), metavar="P,P,…", help=", ".join(PHYSICS))
-    add("--concurrency", type=_numbers, metavar="C,C,…", help="mean number of requests under way")
-    add("--sensor", type=_names(BOARDS), metavar="S,S,…", help=", ".join(BOARDS))
-    add("--shorter", type=float, help="divides the length of the runs")
-    add(
-        "--learning-s", type=float, help="seconds of other traffic that `weighted` has seen (300; 0: prior only, quick)"
-    )
-    for name, what in FRACTIONS.items():
-        add(f"--{name.replace('_', '-')}", type=float, metavar="PART", help=what)
-    for name, what in WHOLE.items():
-        add(f"--{name.replace('_', '-')}", type=int, metavar="N", help=what)
-    return parser
-
-
-FRACTIONS = {
-    "unseen": "requests that bypass the proxy",
-    "silent": "requests answered in one piece",
-    "aborted": "requests whose client leaves",
-    "several": "requests that want 2 to 4 answers",
-    "lost_steps": "of the step log that is lost",
-}
-WHOLE = {
-    "draft": "tokens drafted per step, of which 70 % hold",
-    "blocks": "memory of the engine, in blocks of 16 tokens (26000)",
-    "max_seqs": "largest batch of the engine (256)",
-}
-
-
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options, with `seeds` a list of whole numbers."""
-    given = _parser().parse_args(arguments)
-    given.seeds = [int(seed) for seed in given.seeds or [given.seed]]
+    """The options, with `seeds` a list; ends the program with one sentence when they make no sense."""
+    options = parser(__doc__ or "")
+    given = options.parse_args(arguments)
+    instead = next((f"--{name}" for name in ("profile", "ablate") if getattr(given, name)), None)
+    if instead and given.json:
+        options.error(f"{instead} has no rows for --json")
+    given.seeds = given.seeds or [given.seed]
     return given
-
-
-def chosen(given: argparse.Namespace) -> list[Scenario] | None:
-    """The cells asked for by option; None when nothing was."""
-    single = {name: getattr(given, name) for name in (*FRACTIONS, *WHOLE, "mix", "arrivals", "shorter", "learning_s")}
-    single = {name: value for name, value in single.items() if value is not None}
-    many = (given.workload, given.physics, given.concurrency, given.sensor)
-    if not single and not any(many):
-        return None
-    workloads: Sequence[str] = given.workload or (["mix"] if given.mix else ["mixed"])
-    return [
-        Scenario(workload, concurrency, physics, board, seed=seed, **single)
-        for seed, workload, physics, concurrency, board in product(
-            given.seeds,
-            workloads,
-            given.physics or ["own"],
-            given.concurrency or CONCURRENCIES[1:],
-            given.sensor or ["part-time"],
-        )
-    ]
 
 
 def measured(cell: Scenario) -> Rows:
@@ -170,17 +87,29 @@ def all_measured(cells: list[Scenario], console: Console, processes: int) -> Row
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when every policy conserved, else 1: whether the bars are reached is for the reader."""
+    """0 when every policy conserved, else 1: whether the bars are reached is for the reader. 2: it cannot be played."""
     given = parsed(arguments)
     console = Console(width=None if sys.stdout.isatty() else 180)
     if given.profile:
         return cost(["--profile"])
-    cells = chosen(given)
-    if given.ablate:
-        for cell in cells or [Scenario(concurrency=c, board=b) for b in ("exact", "part-time") for c in (4.0, 28.0)]:
-            console.print(ablation_table(cell, ablate(cell)))
-        return 0
-    cells = cells or [cell for seed in given.seeds for cell in standard(seed, quick=given.quick)]
+    try:
+        return _ablated(given, console) if given.ablate else _benched(given, console)
+    except Impossible as error:
+        print(f"python -m tests.accuracy: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _ablated(given: argparse.Namespace, console: Console) -> int:
+    shorter = QUICK_SHORTER if given.quick else 1.0
+    usual = product(given.seeds, ("exact", "part-time"), (4.0, 28.0))
+    own = [Scenario(concurrency=c, board=board, seed=seed, shorter=shorter) for seed, board, c in usual]
+    for cell in chosen(given) or own:
+        console.print(ablation_table(cell, ablate(cell)))
+    return 0
+
+
+def _benched(given: argparse.Namespace, console: Console) -> int:
+    cells = chosen(given) or [cell for seed in given.seeds for cell in standard(seed, quick=given.quick)]
     rows = all_measured(cells, console, given.jobs)
     for seed in given.seeds:
         console.print(table([line for line in rows if line["seed"] == seed], seed))

@@ -20,6 +20,10 @@ ANSWER_LATE_S = 0.015
 """What a client sees this long after its step; then it thinks, or leaves."""
 
 
+class Impossible(ValueError):
+    """What was asked for cannot be played; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """The engine's flags. draft: tokens drafted per step; acceptance: chance that a drafted token holds if those
@@ -217,7 +221,7 @@ class Engine:
 
     def _send(self, job: Job, at: float) -> None:
         if -(-(job.prompt + job.output + self._config.draft) // BLOCK) > self._config.blocks:
-            raise ValueError(f"request {job.row} of {job.prompt} + {job.output} tokens does not fit into the memory")
+            raise Impossible(f"request {job.row} of {job.prompt} + {job.output} tokens does not fit into the memory")
         job.sent = at
         if job.leaves == 0:
             self._leave(job, at + job.patience_s)

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from proxy.accounting.samples import Sample
 from proxy.accounting.weights import Weights, roofline_prior
-from tests.accuracy.engine import Config, Run, simulate
+from tests.accuracy.engine import Config, Impossible, Run, simulate
 from tests.accuracy.learning import learnt
 from tests.accuracy.physics import Own, made
 from tests.accuracy.policies import Outcome, closed_form, plain, weighted, whole_window
@@ -56,7 +56,7 @@ class Scenario:
         mix, arrivals = WORKLOADS.get(self.workload, (None, "poisson"))
         mix = self.mix or mix
         if mix is None:
-            raise ValueError(f"workload {self.workload}: known are {', '.join(WORKLOADS)}; others need a mix")
+            raise Impossible(f"workload {self.workload}: known are {', '.join(WORKLOADS)}; others need a mix")
         return Demand(mix, self.arrivals or arrivals, self.unseen, self.silent, self.aborted, self.several)
 
     @property
@@ -101,6 +101,8 @@ def play(scenario: Scenario) -> Scene:
     readings, gain = samples(run, BOARDS[scenario.board], random.Random(f"board {name}"))
     paid = truth(run, physics, random.Random(f"truth {name}"), budget=round(4_000_000 / scenario.shorter))
     visible = {job.row: paid.get(job.row, 0.0) * gain for job in run.jobs if job.seen}
+    if not sum(visible.values()):
+        raise Impossible("no request came through the proxy; make the run longer or fewer requests unseen")
     return Scene(scenario, run, readings, visible, roofline_prior(physics.shape), physics)
 
 
