@@ -3,6 +3,7 @@
 Any other mix, physics, load or seed is one line, for instance:
     --mix chat=0.3,long=0.3,agent=0.4 --physics own,roofline --concurrency 4,28 --seed 7
     --workload mixed,code --aborted 0.1 --silent 0.3 --several 0.1 --draft 3 --seeds 1,2,3
+    --sensor part-time,slow --lag 0.3 --period 0.2 --looks 0.05 --noise 0.1
 """
 
 import argparse

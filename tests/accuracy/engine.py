@@ -18,6 +18,8 @@ from tests.accuracy.prompts import Prompt
 
 ANSWER_LATE_S = 0.015
 """What a client sees this long after its step; then it thinks, or leaves."""
+NOISE = 0.04
+"""Relative standard deviation of each step's time and energy."""
 
 
 class Impossible(ValueError):
@@ -370,7 +372,7 @@ def simulate(
     config: Config = Config(),
     *,
     until: float = float("inf"),
-    noise: float = 0.04,
+    noise: float = NOISE,
     tail_s: float = 4.0,
 ) -> Run:
     """Runs all jobs to their end on an engine of its own. The jobs are filled in: make new ones for another run."""

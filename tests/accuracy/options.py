@@ -30,6 +30,11 @@ WHOLE = {
     "max_seqs": (1, "largest batch of the engine (256)"),
 }
 """The least, and what it is."""
+SENSOR = {
+    "lag": "how late the counter shows what it saw, instead of the sensor's own",
+    "period": "how often the counter moves, instead of the sensor's own (0.1)",
+    "looks": "how long before it moves the counter looks, instead of the sensor's own",
+}
 
 
 def _number(what: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
@@ -120,6 +125,9 @@ def _add_cells(made: argparse.ArgumentParser) -> None:
     add("--shorter", type=SHORTER, help="divides the length of the runs")
     learning = "seconds of other traffic that `weighted` has seen (300; 0: prior only, quick)"
     add("--learning-s", type=NOT_NEGATIVE, help=learning)
+    for name, what in SENSOR.items():
+        add(f"--{name}", type=NOT_NEGATIVE if name == "lag" else POSITIVE, metavar="SECONDS", help=what)
+    add("--noise", type=PART, metavar="PART", help="relative, of each step's time and energy (0.04)")
     for name, what in FRACTIONS.items():
         part = PART_BELOW_1 if name == "unseen" else PART
         add(f"--{name.replace('_', '-')}", type=part, metavar="PART", help=_literal(what))
@@ -134,8 +142,8 @@ def _literal(text: str) -> str:
 
 def chosen(given: argparse.Namespace) -> list[Scenario] | None:
     """The cells asked for by option; None when nothing was. --quick alone asks for none."""
-    single = {name: getattr(given, name) for name in (*FRACTIONS, *WHOLE, "mix", "arrivals", "shorter", "learning_s")}
-    single = {name: value for name, value in single.items() if value is not None}
+    names = (*FRACTIONS, *WHOLE, *SENSOR, "noise", "mix", "arrivals", "shorter", "learning_s")
+    single = {name: value for name in names if (value := getattr(given, name)) is not None}
     many = (given.workload, given.physics, given.concurrency, given.sensor)
     if not single and not any(many):
         return None

@@ -2,16 +2,16 @@
 
 import random
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from proxy.accounting.samples import Sample
 from proxy.accounting.weights import Weights, roofline_prior
-from tests.accuracy.engine import Config, Impossible, Run, simulate
+from tests.accuracy.engine import NOISE, Config, Impossible, Run, simulate
 from tests.accuracy.learning import learnt
 from tests.accuracy.physics import Own, made
 from tests.accuracy.policies import Outcome, closed_form, plain, weighted, whole_window
-from tests.accuracy.sensor import BOARDS, samples
+from tests.accuracy.sensor import BOARDS, Board, samples
 from tests.accuracy.shapley import truth
 from tests.accuracy.view import Told
 from tests.accuracy.workloads import LEAD_S, WORKLOADS, Demand, Mix, jobs, rate_for
@@ -19,6 +19,8 @@ from tests.accuracy.workloads import LEAD_S, WORKLOADS, Demand, Mix, jobs, rate_
 SECONDS = {1.1: 150.0, 4: 100.0, 28: 80.0}
 """How long requests arrive; some hundreds of requests each."""
 FEATURES = ("unseen", "silent", "aborted", "several", "lost_steps")
+KNOBS = {"lag": "lag_s", "period": "period_s", "looks": "looks_s"}
+"""What a scenario may change of its board, and what the board calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Scenario:
     the proxy), silent (answered in one piece), aborted (their client leaves), several (n > 1). lost_steps: fraction
     of the step log that is lost. draft: tokens drafted per step. blocks, max_seqs: the engine's memory (16 tokens
     each) and batch. learning_s: seconds of other traffic that `weighted` has learnt from; 0 leaves it out, and only
-    `weighted-cold` is shown. shorter: divides the length.
+    `weighted-cold` is shown. shorter: divides the length. lag, period, looks: seconds, instead of the board's own.
+    noise: relative, of each step's time and energy.
     """
 
     workload: str = "mixed"
@@ -49,6 +52,11 @@ class Scenario:
     learning_s: float = 300.0
     seed: int = 1
     shorter: float = 1.0
+    # Not in the repr, which names the random numbers: another sensor or noise is tried on the same draws.
+    lag: float | None = field(default=None, repr=False)
+    period: float | None = field(default=None, repr=False)
+    looks: float | None = field(default=None, repr=False)
+    noise: float = field(default=NOISE, repr=False)
 
     @property
     def demand(self) -> Demand:
@@ -65,6 +73,18 @@ class Scenario:
         return Config(blocks=self.blocks, max_sequences=self.max_seqs, draft=self.draft)
 
     @property
+    def sensor(self) -> Board:
+        """The board, with what is changed of it."""
+        changed = {theirs: getattr(self, ours) for ours, theirs in KNOBS.items() if getattr(self, ours) is not None}
+        return replace(BOARDS[self.board], **changed)
+
+    @property
+    def sensor_label(self) -> str:
+        """The board's name, and what is changed of it."""
+        changed = (f"{ours}-{getattr(self, ours):g}" for ours in KNOBS if getattr(self, ours) is not None)
+        return "-".join([self.board, *changed])
+
+    @property
     def label(self) -> str:
         """The workload, and what is unusual about it."""
         fractions = ((name.replace("_", "-"), getattr(self, name)) for name in FEATURES)
@@ -72,6 +92,7 @@ class Scenario:
         parts += [f"draft-{self.draft}"] if self.draft else []
         parts += [f"blocks-{self.blocks}"] if self.blocks != Config().blocks else []
         parts += [f"seqs-{self.max_seqs}"] if self.max_seqs != Config().max_sequences else []
+        parts += [f"noise-{self.noise * 100:g}"] if self.noise != NOISE else []
         return "-".join(parts)
 
 
@@ -97,8 +118,9 @@ def play(scenario: Scenario) -> Scene:
     demand, config = scenario.demand, scenario.config
     rate = rate_for(demand, scenario.concurrency, seconds, scenario.seed, config, scenario.physics)
     asked = jobs(demand, rate, seconds, scenario.seed)
-    run = simulate(asked, physics, random.Random(f"engine {name}"), config, until=LEAD_S + seconds)
-    readings, gain = samples(run, BOARDS[scenario.board], random.Random(f"board {name}"))
+    draws, until = random.Random(f"engine {name}"), LEAD_S + seconds
+    run = simulate(asked, physics, draws, config, until=until, noise=scenario.noise)
+    readings, gain = samples(run, scenario.sensor, random.Random(f"board {name}"))
     paid = truth(run, physics, random.Random(f"truth {name}"), budget=round(4_000_000 / scenario.shorter))
     visible = {job.row: paid.get(job.row, 0.0) * gain for job in run.jobs if job.seen}
     if not sum(visible.values()):
@@ -109,10 +131,10 @@ def play(scenario: Scenario) -> Scene:
 def outcomes(scene: Scene, *, everything: bool = True) -> list[Outcome]:
     """What every policy says of the scene; not everything: only the rule and plain token share."""
     run, readings, weights, given = scene.run, scene.readings, scene.weights, scene.scenario
-    told, meters = Told(lost=given.lost_steps), BOARDS[given.board].grade
+    told, meters = Told(lost=given.lost_steps), given.sensor.grade
 
     def known(log: bool) -> Weights:
-        return learnt(given.physics, given.board, given.seed, log, given.learning_s)
+        return learnt(given.physics, given.sensor, given.seed, log, given.learning_s, given.noise)
 
     rule = weighted(run, readings, known, given.seed, told, meters) if given.learning_s else []
     cold = weighted(run, readings, lambda log: weights, given.seed, told, meters)
@@ -151,7 +173,7 @@ def row(scene: Scene, outcome: Outcome) -> dict[str, object]:
         "tenant_bias_percent": round(tenant_bias_percent(scene, outcome.joules), 3),
         "conserved": outcome.conserved,
         "slowest_settled_after_s": outcome.settled_after_s,
-        "sensor": given.board,
+        "sensor": given.sensor_label,
         "learning_s": given.learning_s,
         "seed": given.seed,
         "requests": len(scene.truth),

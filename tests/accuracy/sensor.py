@@ -8,7 +8,7 @@ millijoules, and some polls are lost.
 
 import random
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from proxy.accounting.samples import Sample
@@ -35,11 +35,13 @@ EXACT = Board("exact", poll_s=0.02)
 PART_TIME = Board("part-time", looks_s=0.025, lag_s=0.02, lost=0.02, gain_spread=0.05, poll_s=0.05, poll_late_s=0.004)
 SLOW = Board("slow", looks_s=0.025, lag_s=0.02, lost=0.02, gain_spread=0.05, poll_s=1.0, poll_late_s=0.02)
 """A counter that is asked once a second, as over a network."""
+LATE = replace(PART_TIME, name="late", lag_s=0.1)
+"""A counter that shows what it saw a whole period later."""
 AVERAGED = Board(
     "averaged", looks_s=1.0, lag_s=0.02, lost=0.02, gain_spread=0.05, poll_s=0.05, poll_late_s=0.004, grade="C"
 )
 """No counter: the power reading of an H100, a mean over the last second, added up."""
-BOARDS = {board.name: board for board in (EXACT, PART_TIME, SLOW, AVERAGED)}
+BOARDS = {board.name: board for board in (EXACT, PART_TIME, SLOW, LATE, AVERAGED)}
 
 
 class Power:

@@ -16,7 +16,7 @@ def _titled(title: str, rows: Rows, count: str) -> tuple[Table, list[tuple[objec
     policies = list(dict.fromkeys((policy, "B" if grade == "C" else grade) for policy, grade in policies))
     shown = Table(title=title)
     for name in ("workload", "physics", "sensor", "conc.", count):
-        shown.add_column(name)
+        shown.add_column(name, overflow="fold", min_width=len("summarization") if name == "workload" else None)
     for policy, grade in policies:
         shown.add_column(f"{policy} {grade or ''}".strip(), justify="right")
     return shown, policies
@@ -59,7 +59,7 @@ def seeds_table(rows: Rows, seeds: int) -> Table:
 
 def ablation_table(cell: Scenario, lines: list[tuple[str, float, float]]) -> Table:
     """What the rule says when it is told more."""
-    title = f"{cell.label}, {cell.physics}, {cell.board} sensor, concurrency {cell.concurrency:g}"
+    title = f"{cell.label}, {cell.physics}, {cell.sensor_label} sensor, concurrency {cell.concurrency:g}"
     shown = Table("weighted is told", "WAPE %", "bias %", title=title)
     for name, wape, bias in lines:
         shown.add_row(name, f"{wape:.2f}", f"{bias:.2f}")

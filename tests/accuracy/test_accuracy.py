@@ -190,6 +190,7 @@ def test_the_whole_bench_covers_what_is_named() -> None:
 
     assert len(set(cells)) == len(cells)
     assert {cell.label for cell in cells} >= {"mixed-unseen-30", "mixed-draft-3", "mixed-blocks-2000", "mooncake"}
+    assert {cell.board for cell in cells} == {"exact", "part-time", "slow", "late", "averaged"}
     assert standard(1, quick=True)
 
 

@@ -1,10 +1,13 @@
 """The bench's options: help that prints, cells as asked for, and one sentence for what makes no sense."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.accuracy.__main__ import main, parsed
 from tests.accuracy.options import chosen
-from tests.accuracy.scenario import Scenario
+from tests.accuracy.physics import made
+from tests.accuracy.scenario import Scenario, play
 
 
 def cells(line: str) -> list[Scenario] | None:
@@ -39,6 +42,10 @@ def test_help_names_every_option(capsys) -> None:
         ("--learning-s=-1", "'-1' is not a number from 0"),
         ("--unseen 1", "'1' is not a part from 0 to below 1"),
         ("--silent 1.5", "'1.5' is not a part from 0 to 1"),
+        ("--lag=-0.1", "'-0.1' is not a number from 0"),
+        ("--period 0", "'0' is not a number above 0"),
+        ("--looks never", "'never' is not a number above 0"),
+        ("--noise 2", "'2' is not a part from 0 to 1"),
         ("--aborted=-0.1", "'-0.1' is not a part from 0 to 1"),
         ("--lost-steps much", "'much' is not a part from 0 to 1"),
         ("--mix chat=0", "'0' is not a number above 0"),
@@ -90,3 +97,45 @@ def test_quick_shortens_cells_of_ones_own() -> None:
     assert cells("--quick") is None
     assert cells("--quick --concurrency 4") == [Scenario(shorter=4.0, learning_s=60.0)]
     assert cells("--quick --concurrency 4 --shorter 2 --learning-s 10") == [Scenario(shorter=8.0, learning_s=10.0)]
+
+
+@pytest.mark.unit
+def test_every_knob_of_the_sensor_reaches_the_board() -> None:
+    """
+    And the labels say what is unusual, so that no two cells of a table look alike.
+    """
+    asked = cells("--concurrency 4 --sensor part-time,slow --lag 0.3 --period 0.2 --looks 0.05 --noise 0.1")
+
+    assert asked is not None
+    boards = [cell.sensor for cell in asked]
+    assert ["part-time", "slow"] == [board.name for board in boards]
+    assert {(0.3, 0.2, 0.05)} == {(board.lag_s, board.period_s, board.looks_s) for board in boards}
+    assert ["part-time-lag-0.3-period-0.2-looks-0.05"] == [cell.sensor_label for cell in asked[:1]]
+    assert {"mixed-noise-10"} == {cell.label for cell in asked}
+
+
+@pytest.mark.parametrize("knob", [{"lag": 0.3}, {"period": 0.2}, {"looks": 0.05}])
+def test_a_knob_of_the_sensor_changes_the_readings_and_nothing_else(knob: dict[str, float]) -> None:
+    """
+    The same requests in the same steps, so that two sensors can be compared.
+    """
+    usual = Scenario(concurrency=2, shorter=20)
+    plain, changed = play(usual), play(replace(usual, **knob))
+
+    assert [(step.start, step.joules) for step in plain.run.steps] == [
+        (step.start, step.joules) for step in changed.run.steps
+    ]
+    assert plain.readings != changed.readings
+
+
+def test_noise_changes_the_steps_but_not_who_asks_for_what() -> None:
+    """
+    Without noise a step's energy is the physics' own.
+    """
+    usual = Scenario(concurrency=2, shorter=20)
+    plain, quiet = play(usual), play(replace(usual, noise=0.0))
+
+    assert {(job.row, job.prompt) for job in plain.run.jobs} == {(job.row, job.prompt) for job in quiet.run.jobs}
+    physics, step = made(usual.physics, usual.seed), quiet.run.steps[0]
+    assert step.joules == pytest.approx(physics.joules(step.loads))
+    assert plain.run.steps[0].joules != step.joules
