@@ -1,7 +1,8 @@
 """`python -m tests.accuracy.extract TRACES`: makes the small extracts of public traces in `data/` from the full ones.
 
-TRACES is a folder that holds azure_2023_code.csv.xz, mooncake_conversation.jsonl.xz and burstgpt1_head379.csv as their
-publishers give them. The bench itself reads the extracts only; this is how they came about.
+TRACES is a folder that holds azure_2023_code.csv.xz, mooncake_conversation.jsonl.xz, burstgpt1_head379.csv and
+arxiv_summarization_llama2_lengths.csv.xz as their publishers give them. The bench itself reads the extracts only; this
+is how they came about.
 """
 
 import csv
@@ -14,6 +15,7 @@ from typing import Any
 
 DATA = Path(__file__).parent / "data"
 EVERY_CODE_ROW = 22
+EVERY_SUMMARY = 70
 EVERY_CONVERSATION = 16
 MOONCAKE_MS = 1_800_000
 LONGEST = 32_000
@@ -23,6 +25,14 @@ AZURE = """\
 # licence: CC-BY-4.0, creativecommons.org/licenses/by/4.0
 # attribution: Patel et al., Splitwise: Efficient Generative LLM Inference Using Phase Splitting, ISCA 2024; Microsoft
 # changed: every 22nd request only; times left out
+"""
+ARXIV = """\
+# source: lengths of arXiv papers and their summaries, github.com/microsoft/vidur
+#   (data/processed_traces/arxiv_summarization_stats_llama2_tokenizer_filtered_v2.csv)
+# licence: MIT, opensource.org/license/mit, Copyright (c) Microsoft Corporation
+# attribution: Agrawal et al., Vidur: A Large-Scale Simulation Framework for LLM Inference, MLSys 2024
+# changed: every 70th row only; lengths only
+# tokens of Llama 2; the publisher has left out what has more than 4,096 tokens in all
 """
 BURSTGPT = """\
 # source: BurstGPT (BurstGPT_1.csv), github.com/HPMLL/BurstGPT
@@ -46,6 +56,14 @@ def code(traces: Path) -> Iterator[list[object]]:
         for number, row in enumerate(csv.DictReader(lines)):
             if number % EVERY_CODE_ROW == 0 and int(row["GeneratedTokens"]):
                 yield [row["ContextTokens"], row["GeneratedTokens"]]
+
+
+def summarization(traces: Path) -> Iterator[list[object]]:
+    """(input_tokens, output_tokens)."""
+    with lzma.open(traces / "arxiv_summarization_llama2_lengths.csv.xz", "rt") as lines:
+        for number, row in enumerate(csv.DictReader(lines)):
+            if number % EVERY_SUMMARY == 0:
+                yield [row["num_prefill_tokens"], row["num_decode_tokens"]]
 
 
 def burstgpt(traces: Path) -> Iterator[list[object]]:
@@ -94,6 +112,7 @@ def main() -> int:
         print(__doc__, file=sys.stderr)
         return 1
     _write("azure_code_2023.csv", AZURE, "input_tokens,output_tokens", code(traces))
+    _write("arxiv_summarization.csv", ARXIV, "input_tokens,output_tokens", summarization(traces))
     _write("burstgpt.csv", BURSTGPT, "second,input_tokens,output_tokens", burstgpt(traces))
     _write("mooncake.csv", MOONCAKE, "millisecond,input_tokens,output_tokens,blocks", mooncake(traces))
     return 0

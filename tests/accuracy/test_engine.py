@@ -9,7 +9,7 @@ from tests.accuracy.kv import BLOCK, Memory, Table
 from tests.accuracy.page import pages
 from tests.accuracy.physics import Own
 from tests.accuracy.prompts import Message, Part, asked, chain
-from tests.accuracy.workloads import KINDS, WORKLOADS, Demand, jobs, rate_for
+from tests.accuracy.workloads import KINDS, LONGEST_PROMPT, WORKLOADS, Demand, jobs, rate_for
 
 USUAL = Config()
 
@@ -142,6 +142,20 @@ def test_the_turns_of_an_agent_are_mostly_cached() -> None:
     assert len(parts) > 50
     assert 0.7 < parts[len(parts) // 4]
     assert parts[len(parts) * 3 // 4] < 0.97
+
+
+@pytest.mark.unit
+def test_papers_to_be_summarized_are_as_long_as_published_ones() -> None:
+    """
+    Half of the prompts between 1,800 and 3,400 tokens, none beyond what the engine takes, answers of a paragraph.
+    """
+    asked_for = jobs(Demand(*WORKLOADS["summarization"]), 10.0, 200.0, 1)
+    prompts, outputs = (sorted(getattr(one, name) for one in asked_for) for name in ("prompt", "output"))
+    quarter = len(asked_for) // 4
+
+    assert 1_800 < prompts[quarter] < prompts[3 * quarter] < 3_400
+    assert prompts[-1] <= LONGEST_PROMPT
+    assert 120 < outputs[len(outputs) // 2] < 220
 
 
 def test_a_draft_makes_several_tokens_a_step_and_computes_those_that_fail() -> None:

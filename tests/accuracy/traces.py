@@ -49,7 +49,17 @@ def conversation_bins() -> tuple[list[Lengths], list[int]]:
 @lru_cache
 def code() -> list[Lengths]:
     """Azure's code completions of 2023: long prompts, very short answers."""
-    return [Lengths(int(row["input_tokens"]), int(row["output_tokens"])) for row in _rows(DATA / "azure_code_2023.csv")]
+    return _lengths("azure_code_2023.csv")
+
+
+@lru_cache
+def summarization() -> list[Lengths]:
+    """arXiv papers to be summarized: long prompts, answers of a paragraph, here and there a long one."""
+    return _lengths("arxiv_summarization.csv")
+
+
+def _lengths(name: str) -> list[Lengths]:
+    return [Lengths(int(row["input_tokens"]), int(row["output_tokens"])) for row in _rows(DATA / name)]
 
 
 @lru_cache

@@ -6,6 +6,7 @@ agent     sessions: each turn's prompt is the last one, its answer and something
 code      lengths of the Azure code trace of 2023: long prompts, very short answers
 mooncake  requests of the Mooncake trace in their order, with the prefixes that they really shared
 burstgpt  lengths of BurstGPT's first night
+summarization  lengths of arXiv papers and their summaries: long prompts as they really are
 embed     embeddings: a prompt and no answer
 Every kind is a tenant of its own in a mix, so that a bias against a kind of work shows; else tenants are drawn.
 """
@@ -24,6 +25,8 @@ from tests.accuracy.prompts import Message, Part, Prompt, chain
 
 LEAD_S = 4.0
 """Quiet time before the first request, in which idle power is learnt."""
+LONGEST_PROMPT = 12_000
+"""Tokens; many of those fit into the engine's memory at once."""
 Mix = tuple[tuple[str, float], ...]
 SYSTEM_PROMPTS = ((256, 4), (768, 3))
 """System prompts that clients have in common: of how many tokens, and how many different ones there are."""
@@ -70,11 +73,18 @@ class Writer:
 
     def long(self) -> list[Turn]:
         """A long prompt and a short answer."""
-        return self.one(round(min(12_000, max(800, self.rng.lognormvariate(8.0, 0.4)))), self.rng.randint(16, 120))
+        return self.one(
+            round(min(LONGEST_PROMPT, max(800, self.rng.lognormvariate(8.0, 0.4)))), self.rng.randint(16, 120)
+        )
 
     def code(self) -> list[Turn]:
         """A code completion."""
         return self.one(*self.rng.choice(traces.code()))
+
+    def summarization(self) -> list[Turn]:
+        """A paper to be summarized."""
+        prompt, output = self.rng.choice(traces.summarization())
+        return self.one(min(LONGEST_PROMPT, prompt), output)
 
     def burstgpt(self) -> list[Turn]:
         """A request of BurstGPT."""
@@ -129,6 +139,7 @@ KINDS: dict[str, Callable[[Writer], list[Turn]]] = {
         Writer.mooncake,
         Writer.burstgpt,
         Writer.embed,
+        Writer.summarization,
     )
 }
 MIXED: Mix = (("chat", 0.5), ("long", 0.25), ("agent", 0.25))
@@ -141,6 +152,7 @@ WORKLOADS: dict[str, tuple[Mix, str]] = {
     "agent": ((("agent", 1.0),), "poisson"),
     "code": ((("code", 1.0),), "bursty"),
     "mooncake": ((("mooncake", 1.0),), "mooncake"),
+    "summarization": ((("summarization", 1.0),), "poisson"),
     "wide": ((("chat", 0.3), ("long", 0.15), ("agent", 0.25), ("code", 0.2), ("embed", 0.1)), "bursty"),
 }
 """What is asked, and how it arrives."""
