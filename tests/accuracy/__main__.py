@@ -90,7 +90,7 @@ def all_measured(cells: list[Scenario], console: Console, processes: int) -> Row
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when every policy conserved, else 1: whether the bars are reached is for the reader. 2: it cannot be played."""
     given = parsed(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 180)
+    console = Console(width=None if sys.stdout.isatty() else 200)
     if given.profile:
         return cost(["--profile"])
     try:

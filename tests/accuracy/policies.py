@@ -24,7 +24,8 @@ from tests.accuracy.view import PLAIN, Told, View, fresh_group, ns
 class Outcome:
     """Joules by row as a policy sees them. conserved: charges and other accounts add up to the counter, as integers.
 
-    settled_after_s: the slowest figure came so long after its request's end.
+    settled_after_s: the slowest figure came so long after its request's end. doubts: relative standard deviation by
+    row, of those that have one; None where none is stated, or one about another rule than the truth's.
     """
 
     policy: str
@@ -32,6 +33,7 @@ class Outcome:
     joules: dict[str, float]
     conserved: bool
     settled_after_s: float | None = None
+    doubts: dict[str, float] | None = None
 
 
 def by_group(
@@ -55,7 +57,9 @@ def by_group(
     grade = "A" if told.log else meters
     joules = {row: bill.energy_uj / 1e6 for row, bill in view.bills.items()}
     slowest = max(view.settled_after_s.values(), default=None)
-    return Outcome(policy, grade, joules, conserved, slowest), group
+    stated = {row: bill.relative_uncertainty() for row, bill in view.bills.items()}
+    doubts = {row: doubt for row, doubt in stated.items() if doubt is not None}
+    return Outcome(policy, grade, joules, conserved, slowest, doubts if policy == "weighted" else None), group
 
 
 def closed_form(run: Run, readings: Sequence[Sample], weights: Weights) -> Outcome:

@@ -4,6 +4,7 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from statistics import median
 
 from proxy.accounting.samples import Sample
 from proxy.accounting.weights import Weights, roofline_prior
@@ -160,9 +161,26 @@ def tenant_bias_percent(scene: Scene, said: dict[str, float]) -> float:
     return 100 * max((abs(got / true - 1) for got, true in sums.values() if true), default=0.0)
 
 
+def covered_percent(outcome: Outcome, true: dict[str, float]) -> float | None:
+    """Of the requests with a stated uncertainty, those that err by at most two of their standard deviations.
+
+    What all figures have too much or too little is the meter's and taken out before: it is stated apart.
+    """
+    if not outcome.doubts:
+        return None
+    scale = sum(true.values()) / sum(outcome.joules[row] for row in true)
+    # A standard deviation is relative to the figure it stands beside, not to the truth.
+    within = [
+        abs(outcome.joules[row] * scale - true[row]) <= 2 * doubt * outcome.joules[row] * scale
+        for row, doubt in outcome.doubts.items()
+    ]
+    return 100 * sum(within) / len(within)
+
+
 def row(scene: Scene, outcome: Outcome) -> dict[str, object]:
     """One line of the report."""
-    given = scene.scenario
+    given, covered = scene.scenario, covered_percent(outcome, scene.truth)
+    doubts = outcome.doubts.values() if outcome.doubts else ()
     return {
         "policy": outcome.policy,
         "grade": outcome.grade,
@@ -171,6 +189,8 @@ def row(scene: Scene, outcome: Outcome) -> dict[str, object]:
         "workload": given.label,
         "wape_percent": round(wape_percent(outcome.joules, scene.truth), 3),
         "tenant_bias_percent": round(tenant_bias_percent(scene, outcome.joules), 3),
+        "covered_percent": None if covered is None else round(covered, 1),
+        "stated_percent": round(100 * median(doubts), 1) if doubts else None,
         "conserved": outcome.conserved,
         "slowest_settled_after_s": outcome.settled_after_s,
         "sensor": given.sensor_label,

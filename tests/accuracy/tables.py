@@ -7,6 +7,7 @@ from rich.table import Table
 from tests.accuracy.scenario import Scenario
 
 Rows = list[dict[str, object]]
+COVERED = "% of requests within two stated standard deviations"
 CELL = ("workload", "physics", "sensor", "concurrency")
 
 
@@ -18,7 +19,7 @@ def _titled(title: str, rows: Rows, count: str) -> tuple[Table, list[tuple[objec
     for name in ("workload", "physics", "sensor", "conc.", count):
         shown.add_column(name, overflow="fold", min_width=len("summarization") if name == "workload" else None)
     for policy, grade in policies:
-        shown.add_column(f"{policy} {grade or ''}".strip(), justify="right")
+        shown.add_column(f"{policy}\n{grade or ''}".strip(), justify="right")
     return shown, policies
 
 
@@ -36,8 +37,8 @@ def _learning(rows: Rows) -> str:
 
 
 def table(rows: Rows, seed: int) -> Table:
-    """One line per cell, one column per policy: WAPE, and the worst tenant's bias for the rule."""
-    title = f"WAPE in % against per-step Shapley (bias of the worst tenant), seed {seed}; {_learning(rows)}"
+    """One line per cell, one column per policy: WAPE, and for the rule the worst tenant's bias and what is covered."""
+    title = f"WAPE in % against per-step Shapley (bias of the worst tenant) {COVERED}, seed {seed}; {_learning(rows)}"
     shown, policies = _titled(title, rows, "requests")
     for cell, lines in _cells(rows).items():
         first = next(iter(lines.values()))[0]
@@ -47,9 +48,11 @@ def table(rows: Rows, seed: int) -> Table:
 
 
 def seeds_table(rows: Rows, seeds: int) -> Table:
-    """One line per cell: mean and worst WAPE over the seeds, and the worst bias for the rule."""
+    """One line per cell: mean and worst WAPE over the seeds, and for the rule the worst bias and coverage."""
     shown, policies = _titled(
-        f"WAPE in %, mean / worst of {seeds} seeds (worst bias of a tenant); {_learning(rows)}", rows, "seeds"
+        f"WAPE in %, mean / worst of {seeds} seeds (worst bias of a tenant) worst {COVERED}; {_learning(rows)}",
+        rows,
+        "seeds",
     )
     for cell, lines in _cells(rows).items():
         figures = (_over_seeds(lines[policy]) if policy in lines else "" for policy in policies)
@@ -78,6 +81,7 @@ def _is_rule(line: dict[str, object]) -> bool:
 def _figure(line: dict[str, object]) -> str:
     text = f"{line['wape_percent']:.1f}"
     text += f" ({line['tenant_bias_percent']:.1f})" if _is_rule(line) else ""
+    text += _covered([line])
     return text if line["conserved"] or line["grade"] is None else text + " NOT CONSERVED"
 
 
@@ -86,4 +90,10 @@ def _over_seeds(lines: Rows) -> str:
     text = f"{sum(wapes) / len(wapes):.1f} / {max(wapes):.1f}"
     if _is_rule(lines[0]):
         text += f" ({max(float(str(line['tenant_bias_percent'])) for line in lines):.1f})"
+    text += _covered(lines)
     return text if all(x["conserved"] or x["grade"] is None for x in lines) else text + " NOT CONSERVED"
+
+
+def _covered(lines: Rows) -> str:
+    known = [float(str(line["covered_percent"])) for line in lines if line["covered_percent"] is not None]
+    return f" {min(known):.0f}" if known else ""
