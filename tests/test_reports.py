@@ -2,6 +2,7 @@
 What is asked about energy is answered from the ledger and the open requests, each to whom it belongs.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.requests import Request
 
+import proxy.pages
 from proxy.pages import openai_errors
 from proxy.reports.finder import Finder
 from proxy.reports.records import record
@@ -215,6 +217,7 @@ def test_a_short_request_has_a_large_uncertainty_and_a_sum_a_smaller_one(office:
     for by in ("model", "tenant", "backend"):
         (row,) = office.get("summary", by=by)[1]["rows"]
         assert 0 < row["relative_uncertainty"] < found["relative_uncertainty"] / 2
+        assert (row["grade"], row["absolute_uncertainty"]) == (found["grade"], found["absolute_uncertainty"])
 
 
 def test_a_record_shows_both_parts_as_the_ledger_has_them() -> None:
@@ -298,3 +301,18 @@ def test_an_attempt_that_is_closed_late_does_not_hide_the_answer(office: Office)
     after = office.get("requests/r")[1]
     assert [(found["status"], found["outcome"]) for found in (before, after)] == [("settled", "ok")] * 2
     assert after["records"] == 2
+
+
+@pytest.mark.parametrize(("of", "path", "rows"), [("models", "summary", "rows"), ("newest", "requests", "requests")])
+def test_the_live_page_reads_what_the_api_tells(office: Office, of: str, path: str, rows: str) -> None:
+    """Every name is there, each head has its cell, and energy stands beside grade and uncertainty."""
+    office.world.run_request("r")
+    office.settle()
+    page = (Path(proxy.pages.__file__).parent / "live.html").read_text()
+    (heads, cells) = re.findall(rf'table\("\w+", \[(.*?)\],\s*{of}\.map\(\(r\) => \[(.*)\]\)\);', page)[0]
+    (told, *_) = office.get(path)[1][rows]
+
+    assert set(re.findall(r"\br\.(\w+)", cells)) <= set(told)
+    assert len(heads.split(", ")) == len(re.split(r", (?![^(]*\))", cells))
+    for name in ("energy_joules", "grade", "relative_uncertainty"):
+        assert f"r.{name}" in cells

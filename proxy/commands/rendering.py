@@ -30,7 +30,9 @@ _FIGURES = (
     "cached_tokens",
     "completion_tokens",
     "joules_per_output_token",
+    "grade",
     "relative_uncertainty",
+    "absolute_uncertainty",
 )
 _UNDEFINED = "—"
 
@@ -83,8 +85,9 @@ def _about_uncertainty(statement: Statement) -> str:
     absolute = statement.absolute_uncertainty
     common = "unknown" if absolute is None else f"±{_percent(absolute)}"
     return (
-        "± of active J: standard deviation against the other lines; what requests have too much and too little cancels "
-        f"within a backend. On top of it, common to all figures: {common} (the meters' gain)."
+        "grade: of the worst request in the line. ± of active J: standard deviation against the other lines; what "
+        "requests have too much and too little cancels within a backend. "
+        f"On top of it, common to all figures: {common} (the meters' gain)."
     )
 
 
@@ -93,7 +96,7 @@ def _table(statement: Statement, title: str) -> Table:
     loaded = "proportional" if statement.idle == "separate" else statement.idle
     table = Table(title=title, title_justify="left")
     table.add_column(statement.by)
-    figures = ("requests", "active J", "±", f"loaded J ({loaded})", f"kWh ({chosen})")
+    figures = ("requests", "grade", "active J", "±", f"loaded J ({loaded})", f"kWh ({chosen})")
     headings = (*figures, "prompt", "cached", "output tokens")
     for heading in (*headings, f"J/output token ({chosen})"):
         table.add_column(heading, justify="right")
@@ -115,6 +118,7 @@ def _cells(line: Line) -> Sequence[str]:
     per_token, relative = line.joules_per_output_token, line.relative_uncertainty
     return (
         "" if line.requests is None else f"{line.requests:,}",
+        "" if is_account else line.grade or _UNDEFINED,
         f"{_joules(line.active_uj):,.3f}",
         "" if is_account else _UNDEFINED if relative is None else _percent(relative),
         f"{_joules(line.loaded_uj):,.3f}",
@@ -129,7 +133,7 @@ def _percent(relative: float) -> str:
 
 
 def _figures(line: Line) -> dict[str, object]:
-    per_token, relative = line.joules_per_output_token, line.relative_uncertainty
+    per_token = line.joules_per_output_token
     values = (
         line.requests,
         line.energy_uj,
@@ -141,7 +145,11 @@ def _figures(line: Line) -> dict[str, object]:
         line.cached_tokens,
         line.completion_tokens,
         None if per_token is None else f"{per_token:.6f}",
-        None if relative is None else f"{relative:.6f}",
+        line.grade,
+        *(
+            None if doubt is None else f"{doubt:.6f}"
+            for doubt in (line.relative_uncertainty, line.absolute_uncertainty)
+        ),
     )
     return dict(zip(_FIGURES, values, strict=True))
 
@@ -152,6 +160,7 @@ def _plain(line: Line) -> dict[str, object]:
         "energy_kwh": line.energy_uj / 3.6e12,
         "joules_per_output_token": line.joules_per_output_token,
         "relative_uncertainty": line.relative_uncertainty,
+        "absolute_uncertainty": line.absolute_uncertainty,
     }
     return _figures(line) | numbers
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from proxy.accounting.uncertainty import widest
 from proxy.commands.idle import Idle, by_reservation, by_work
 from proxy.stores.books import Books, Key
-from proxy.stores.sums import Accounts, MeterIdentity, Total, known_sum, whole_doubt
+from proxy.stores.sums import Accounts, MeterIdentity, Total, known_sum, whole_doubt, worst_grade
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,7 @@ class Line:
     """One key's requests, or one account. Tokens are None where unknown, and for accounts; so is `requests`.
 
     uncertainty_uj: standard deviation of the active energy against other lines'; None where it is not known.
+    absolute_uncertainty: relative, common to all figures of the worst of its meters. grade: of its worst request.
     """
 
     name: str
@@ -31,6 +32,8 @@ class Line:
     cached_tokens: int | None = None
     completion_tokens: int | None = None
     uncertainty_uj: float | None = None
+    absolute_uncertainty: float | None = None
+    grade: str | None = None
 
     @property
     def relative_uncertainty(self) -> float | None:
@@ -128,6 +131,8 @@ def _line(name: str, same: Sequence[Total], load_uj: int, idle: Idle) -> Line:
         cached_tokens=known_sum(total.cached_tokens for total in same),
         completion_tokens=known_sum(total.completion_tokens for total in same),
         uncertainty_uj=whole_doubt(total.uncertainty_uj for total in same),
+        absolute_uncertainty=widest(total.absolute_uncertainty for total in same),
+        grade=worst_grade(total.grade for total in same),
     )
 
 

@@ -49,7 +49,7 @@ def record(row: RequestRow, *, status: str) -> dict[str, Any]:
 
 
 def total_record(by: str, total: Total) -> dict[str, Any]:
-    """One line of a summary."""
+    """One line of a summary. grade: of the worst request in it; null where that of one is not known."""
     return {
         by: total.keys[0],
         "requests": total.requests,
@@ -59,7 +59,9 @@ def total_record(by: str, total: Total) -> dict[str, Any]:
         "cached_tokens": total.cached_tokens,
         "completion_tokens": total.completion_tokens,
         "joules_per_output_token": total.joules_per_output_token,
+        "grade": total.grade,
         "relative_uncertainty": total.relative_uncertainty,
+        "absolute_uncertainty": total.absolute_uncertainty,
     }
 
 

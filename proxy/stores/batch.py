@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from proxy.accounting.postings import BalancePosting, Posting, RequestRow, joined
 from proxy.stores.schema import AMOUNTS, NS_PER_HOUR, SPREAD
+from proxy.stores.sums import worst_grade
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Batch:
         self.balances: dict[tuple[int, str, str], BalancePosting] = {}
         self.rows: dict[str, RequestRow] = {}
         self.folded: dict[FoldKey, dict[str, float | None]] = {}
+        self.folded_grades: dict[FoldKey, str | None] = {}
 
     def add(self, posting: Posting, hour: int) -> None:
         """Takes a posting in; `hour` is the hour its energy is booked under."""
@@ -58,6 +60,7 @@ class Batch:
         key = FoldKey(row.started_at_unix_ns // NS_PER_HOUR, row.backend, row.tenant, row.model)
         total = self.folded.setdefault(key, {"requests": 0} | dict.fromkeys(AMOUNTS) | dict.fromkeys(SPREAD, 0.0))
         total["requests"] = (total["requests"] or 0) + 1
+        self.folded_grades[key] = worst_grade((row.grade, self.folded_grades.get(key, row.grade)))
         for name in AMOUNTS:
             amount: int | None = getattr(row, name)
             if amount is not None:

@@ -6,7 +6,7 @@ their hour starts in it, so the sums of adjoining ranges add up.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -14,10 +14,21 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, func, literal,
 from sqlalchemy.exc import OperationalError
 
 from proxy.accounting.postings import RequestRow
-from proxy.accounting.uncertainty import standard_deviation
+from proxy.accounting.uncertainty import standard_deviation, widest
 from proxy.errors import LedgerUnavailable
-from proxy.stores.schema import ACCOUNTS, AMOUNTS, NS_PER_HOUR, SPREAD, accounts, meters, requests, retired, whole_sum
-from proxy.stores.sums import Accounts, BackendBalance, MeterIdentity, Total, known_sum, whole_doubt
+from proxy.stores.schema import (
+    ACCOUNTS,
+    AMOUNTS,
+    NS_PER_HOUR,
+    SPREAD,
+    accounts,
+    meters,
+    requests,
+    retired,
+    whole_sum,
+    worst,
+)
+from proxy.stores.sums import Accounts, BackendBalance, MeterIdentity, Total, known_sum, whole_doubt, worst_grade
 
 Key = Literal["hour", "backend", "tenant", "model"]
 _ROW_COLUMNS = tuple(column for column in requests.columns if column.name not in {"id", "writer"})
@@ -62,14 +73,16 @@ class Books:
         both = union_all(_kept(since, until, tenant), _retired(since, until, tenant)).subquery()
         keys = [both.c[key] for key in by]
         sums: list[ColumnElement[Any]] = [func.sum(both.c[name]) for name in ("requests", *AMOUNTS)]
-        sums += [whole_sum(both.c[name]) for name in SPREAD]
+        sums += [*(whole_sum(both.c[name]) for name in SPREAD), worst(both.c.grade), both.c.backend]
         groups = dict.fromkeys((*by, "backend"))
         with self._read() as connection:
             found = connection.execute(select(*keys, *sums).group_by(*(both.c[name] for name in groups))).all()
+            known = _meters(connection)
+        gains = {name: widest(meter.absolute_uncertainty for meter in of_it) for name, of_it in known.items()}
         of_backends = defaultdict(list)
         for row in found:
             of_backends[tuple(str(part) for part in row[: len(keys)])].append(row[len(keys) :])
-        totals = [_total(same_keys, backends) for same_keys, backends in of_backends.items()]
+        totals = [_total(same_keys, backends, gains) for same_keys, backends in of_backends.items()]
         return sorted(totals, key=lambda total: (-total.energy_uj, total.keys))
 
     def accounts(
@@ -145,15 +158,21 @@ def _row(found: Any) -> RequestRow:
     return RequestRow(**found._mapping)
 
 
-def _total(keys: tuple[str, ...], backends: Sequence[Sequence[Any]]) -> Total:
+def _total(keys: tuple[str, ...], backends: Sequence[Sequence[Any]], gains: Mapping[str, float | None]) -> Total:
     # PostgreSQL sums whole numbers into decimals.
     amounts = {
         name: known_sum(None if row[n] is None else int(row[n]) for row in backends)
         for n, name in enumerate(("requests", *AMOUNTS))
     }
-    doubts = [row[len(amounts) :] for row in backends]
+    doubts = [row[len(amounts) : -2] for row in backends]
     sigmas = [None if None in parts else 1e6 * standard_deviation(*parts) for parts in doubts]
-    return Total(keys=keys, uncertainty_uj=whole_doubt(sigmas), **amounts)  # type: ignore[arg-type]  # only tokens
+    return Total(
+        keys=keys,
+        uncertainty_uj=whole_doubt(sigmas),
+        absolute_uncertainty=widest(gains.get(str(row[-1])) for row in backends),
+        grade=worst_grade(row[-2] for row in backends),
+        **amounts,  # type: ignore[arg-type]  # only tokens
+    )
 
 
 def _in_range(when: ColumnElement[int], since: int | None, until: int | None) -> list[ColumnElement[bool]]:
@@ -172,7 +191,7 @@ def _kept(since: int | None, until: int | None, tenant: str | None) -> Select[An
         wanted.append(requests.c.tenant == tenant)
     hour = (start // literal(NS_PER_HOUR, start.type)).label("hour")
     one = literal(1, start.type).label("requests")
-    amounts = (requests.c[name] for name in (*AMOUNTS, *SPREAD))
+    amounts = (requests.c[name] for name in (*AMOUNTS, *SPREAD, "grade"))
     return select(hour, requests.c.backend, requests.c.tenant, requests.c.model, one, *amounts).where(*wanted)
 
 
@@ -181,7 +200,7 @@ def _retired(since: int | None, until: int | None, tenant: str | None) -> Select
     if tenant is not None:
         wanted.append(retired.c.tenant == tenant)
     keys = (retired.c.hour, retired.c.backend, retired.c.tenant, retired.c.model, retired.c.requests)
-    return select(*keys, *(retired.c[name] for name in (*AMOUNTS, *SPREAD))).where(*wanted)
+    return select(*keys, *(retired.c[name] for name in (*AMOUNTS, *SPREAD, "grade"))).where(*wanted)
 
 
 def _accounts(

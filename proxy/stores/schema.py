@@ -12,7 +12,8 @@ At every commit, for every backend:
 and the four accounts of each row of `accounts` equal its meter_uj (a CHECK). Energy is in whole microjoules,
 spans in whole nanoseconds, `hour` counts whole hours since 1970 (UTC).
 
-Versions: 2 added the uncertainties. What a version adds can be absent, so that a ledger is upgraded in place.
+Versions: 2 added the uncertainties, 3 the grade of hourly totals. What a version adds can be absent, so that a ledger
+is upgraded in place.
 """
 
 from sqlalchemy import (
@@ -32,7 +33,7 @@ from sqlalchemy import (
     text,
 )
 
-VERSION = "2"
+VERSION = "3"
 NS_PER_HOUR = 3_600_000_000_000
 
 ACCOUNTS = ("requests_uj", "idle_uj", "unattributed_uj", "unmeasured_uj", "meter_uj")
@@ -61,6 +62,11 @@ def _whole(name: str, *, key: bool = False, optional: bool = False) -> Column[in
 def whole_sum(column: ColumnElement[float]) -> ColumnElement[float | None]:
     """The sum, or NULL when one of the summands is: part of a doubt would be mistaken for all of it."""
     return case((func.count(column) == func.count(), func.sum(column)))
+
+
+def worst(column: ColumnElement[str]) -> ColumnElement[str | None]:
+    """The worst grade, or NULL when one is not known; A to D and `unmeasured` are in the order of their letters."""
+    return case((func.count(column) == func.count(), func.max(column)))
 
 
 meta = Table("meta", metadata, _text("name", key=True), _text("value"))
@@ -151,4 +157,5 @@ retired = Table(
     _whole("requests"),
     *(_whole(name, optional=name in TOKENS) for name in AMOUNTS),
     *(Column(name, Float) for name in SPREAD),
+    Column("grade", Text),
 )

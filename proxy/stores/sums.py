@@ -10,7 +10,8 @@ class Total:
 
     uncertainty_uj: standard deviation of the energy against other requests'; None where that of one request is not
     known. Within a backend what cancels between requests has; those of different backends are added, because nobody
-    knows whether they err alike.
+    knows whether they err alike. absolute_uncertainty: relative, common to all figures of the worst of the meters.
+    grade: of the worst request; None where that of one is not known.
     """
 
     keys: tuple[str, ...]
@@ -24,6 +25,8 @@ class Total:
     cached_tokens: int | None
     completion_tokens: int | None
     uncertainty_uj: float | None = None
+    absolute_uncertainty: float | None = None
+    grade: str | None = None
 
     @property
     def relative_uncertainty(self) -> float | None:
@@ -97,3 +100,12 @@ def whole_doubt(parts: Iterable[float | None]) -> float | None:
     """The sum, or None when one of them is: part of a doubt would be mistaken for all of it."""
     found = tuple(parts)
     return None if None in found else sum(part for part in found if part is not None)
+
+
+def worst_grade(grades: Iterable[str | None]) -> str | None:
+    """Of A to D and `unmeasured`, which are in the order of their letters; None when one is not known or there is none.
+
+    A sum is no better known than what is known least of it, and part of it may be all that matters to somebody.
+    """
+    found = tuple(grades)
+    return None if None in found else max((grade for grade in found if grade is not None), default=None)

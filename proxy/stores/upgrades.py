@@ -10,7 +10,7 @@ from sqlalchemy.schema import CreateColumn
 from proxy.errors import ConfigurationError
 from proxy.stores.schema import VERSION, meta, metadata
 
-OLDER = frozenset({"1"})
+OLDER = frozenset({"1", "2"})
 """Versions that can be upgraded."""
 
 

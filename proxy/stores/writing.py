@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, func, literal, select, text, update
+from sqlalchemy import ColumnElement, Connection, Table, case, func, literal, null, or_, select, text, update
 
 from proxy.accounting.postings import RequestRow
 from proxy.stores.batch import Batch
@@ -29,6 +29,7 @@ from proxy.stores.schema import (
     requests,
     retired,
     whole_sum,
+    worst,
     writers,
 )
 from proxy.stores.upgrades import check_version, upgrade
@@ -113,10 +114,11 @@ def retire(connection: Connection, term: Term, before_unix_ns: int, limit: int) 
     keys = (hour.label("hour"), requests.c.writer, requests.c.backend, requests.c.tenant, requests.c.model)
     sums = (func.count().label("requests"), *(func.sum(requests.c[name]).label(name) for name in AMOUNTS))
     spread = (whole_sum(requests.c[name]).label(name) for name in SPREAD)
-    totals = connection.execute(select(*keys, *sums, *spread).where(*gone).group_by(*keys)).mappings().all()
+    doubts = (*spread, worst(requests.c.grade).label("grade"))
+    totals = connection.execute(select(*keys, *sums, *doubts).where(*gone).group_by(*keys)).mappings().all()
     whole = ("hour", "requests", *AMOUNTS)
     plain = [dict(t) | {name: None if t[name] is None else int(t[name]) for name in whole} for t in totals]
-    _add(connection, retired, plain, ("requests", *AMOUNTS, *SPREAD))
+    _add(connection, retired, plain, ("requests", *AMOUNTS, *SPREAD, "grade"))
     return connection.execute(requests.delete().where(*gone)).rowcount
 
 
@@ -163,10 +165,13 @@ def _write_rows(connection: Connection, writer: str, batch: Batch) -> None:
 
 def _write_folded(connection: Connection, writer: str, batch: Batch) -> None:
     totals = [
-        {"writer": writer} | {name: _storable(value) for name, value in dataclasses.asdict(key).items()} | total
+        {"writer": writer}
+        | {name: _storable(value) for name, value in dataclasses.asdict(key).items()}
+        | total
+        | {"grade": batch.folded_grades[key]}
         for key, total in batch.folded.items()
     ]
-    _add(connection, retired, totals, ("requests", *AMOUNTS, *SPREAD))
+    _add(connection, retired, totals, ("requests", *AMOUNTS, *SPREAD, "grade"))
 
 
 def _storable(value: object) -> object:
@@ -188,12 +193,15 @@ def _upsert(connection: Connection, table: Table, values: Sequence[dict[str, Any
 def _add(connection: Connection, table: Table, values: Sequence[dict[str, Any]], amounts: Sequence[str]) -> None:
     """Adds the amounts to what the table has under the same primary key.
 
-    Unknown tokens add nothing; an unknown doubt makes the doubt about the sum unknown.
+    Unknown tokens add nothing; an unknown doubt or grade makes that of the sum unknown. Of grades the worst stays.
     """
     statement = inserter(connection)(table)
-    added = {}
+    added: dict[str, ColumnElement[Any]] = {}
     for name in amounts:
         old, new = table.c[name], statement.excluded[name]
-        added[name] = func.coalesce(old + new, old, new) if name in TOKENS else old + new
+        if name == "grade":
+            added[name] = case((or_(old.is_(None), new.is_(None)), null()), (old > new, old), else_=new)
+        else:
+            added[name] = func.coalesce(old + new, old, new) if name in TOKENS else old + new
     keys = [column.name for column in table.primary_key]
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=added), list(values))

@@ -133,6 +133,7 @@ def test_the_table_shows_figures_accounts_and_that_the_books_balance(ledger_file
     rows = {line.split("│")[1].strip(): line.split("│") for line in result.stdout.splitlines() if "│" in line}
     assert [cell.strip() for cell in rows["beta"][2:-1]] == [
         "1",
+        "B",
         "60.000",
         "—",
         "66.667",
@@ -142,8 +143,9 @@ def test_the_table_shows_figures_accounts_and_that_the_books_balance(ledger_file
         "10",
         "6.0000",
     ]
-    assert rows["idle"][3].strip() == "15.000"
-    assert rows["meter"][3].strip() == "105.000"
+    assert [rows[name][3].strip() for name in ("idle", "meter")] == ["", ""]
+    assert rows["idle"][4].strip() == "15.000"
+    assert rows["meter"][4].strip() == "105.000"
     assert "imbalance 0 µJ" in result.stdout
     assert "estimated" not in result.stdout
 
@@ -172,13 +174,34 @@ def test_a_sum_is_known_better_than_its_requests_where_their_errors_cancel(doubt
 
 def test_the_relative_part_stands_in_each_line_and_the_absolute_part_once(doubtful_ledger: str) -> None:
     shown = run("--ledger", doubtful_ledger).stdout
-    cells = {line.split("│")[1].strip(): line.split("│")[4].strip() for line in shown.splitlines() if "│" in line}
+    cells = {line.split("│")[1].strip(): line.split("│")[5].strip() for line in shown.splitlines() if "│" in line}
     found = json.loads(run("--ledger", doubtful_ledger, "--format", "json").stdout)
 
     assert (cells["acme"], cells["beta"], cells["idle"]) == ("1 %", "17 %", "")
     assert " ".join(shown.split()).count("common to all figures: ±5 % (the meters' gain).") == 1
     assert [row["relative_uncertainty"] for row in found["rows"]] == pytest.approx([0.01, 0.1 * 3**0.5])
     assert (found["absolute_uncertainty"], found["meters"][0]["absolute_uncertainty"]) == (0.05, 0.05)
+
+
+def test_every_figure_has_its_grade_and_both_uncertainties_in_every_form(tmp_path: Path) -> None:
+    """The grade is that of the worst request of the line; accounts have none."""
+    file = str(tmp_path / "ledger.db")
+    with closing(open_store(file)) as ledger:
+        mixed = [replace(doubtful(request_row(1_000_000), noise_j2=0.01), grade=grade) for grade in ("A", "C")]
+        alone = replace(doubtful(request_row(1_000_000, tenant="beta"), noise_j2=0.01), grade="A")
+        gauged = replace(balance(3_000_000, 9), absolute_uncertainty=0.05)
+        ledger.post(Posting((gauged,), (*mixed, alone)))
+
+    lines = {line["tenant"] or line["line"]: line for line in lines_of(run("--ledger", file, "--format", "csv"))}
+    found = {row["tenant"]: row for row in json.loads(run("--ledger", file, "--format", "json").stdout)["rows"]}
+    table = run("--ledger", file).stdout
+    cells = {line.split("│")[1].strip(): line.split("│")[3].strip() for line in table.splitlines() if "│" in line}
+
+    for name, grade in (("acme", "C"), ("beta", "A")):
+        assert {grade} == {lines[name]["grade"], found[name]["grade"], cells[name]}
+        assert [0.05, 0.05] == [float(lines[name]["absolute_uncertainty"]), found[name]["absolute_uncertainty"]]
+        assert lines[name]["relative_uncertainty"]
+    assert [lines["idle"][name] for name in ("grade", "absolute_uncertainty")] == ["", ""]
 
 
 def test_an_unknown_uncertainty_is_said_to_be_unknown(ledger_file: str) -> None:

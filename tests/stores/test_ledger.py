@@ -346,6 +346,48 @@ def test_retired_rows_leave_their_doubts_behind(ledger: Ledger, known: bool) -> 
     assert (after.relative_uncertainty is None) != known
 
 
+def test_a_sum_has_the_grade_of_its_worst_request(ledger: Ledger) -> None:
+    """Kept, retired, or both; where the energy of one is not known, that of the sum is not."""
+    grades = ["A", "B", "A", "D", "B", "unmeasured"]
+    seen = []
+    for grade in grades:
+        keep(ledger, paid(replace(request_row(5), grade=grade)))
+        (kept,) = ledger.summary("model")
+        assert ledger.retire(NOON_NS + 1, WAIT_S)
+        (retired,) = ledger.summary("model")
+        seen.append((kept.grade, retired.grade))
+
+    assert seen == [(grade, grade) for grade in ("A", "B", "B", "D", "D", "unmeasured")]
+    assert ledger.requests(None, 10) == []
+
+
+def test_the_grade_of_a_sum_is_its_own(ledger: Ledger) -> None:
+    keep(ledger, paid(replace(request_row(5), grade="A"), replace(request_row(5, tenant="beta"), grade="D")))
+
+    assert {total.keys: total.grade for total in ledger.summary("tenant")} == {("acme",): "A", ("beta",): "D"}
+
+
+def test_a_sum_has_the_absolute_doubt_of_the_worst_of_its_own_meters(ledger: Ledger) -> None:
+    """Another backend's meters are nothing to it; a meter of which nothing is known leaves nothing known."""
+    posted = {"b0": 0.05, "b1": 0.5, "b2": None}
+    for backend, doubt in posted.items():
+        row = request_row(7, backend=backend, tenant=f"of {backend}", model="one" if backend != "b2" else "two")
+        counted = balance(7, backend=backend, meter=f"nvml:{backend}")
+        keep(ledger, Posting((replace(counted, absolute_uncertainty=doubt),), (row,)))
+
+    assert {total.keys[0]: total.absolute_uncertainty for total in ledger.summary("backend")} == posted
+    assert {total.keys[0]: total.absolute_uncertainty for total in ledger.summary("model")} == {"one": 0.5, "two": None}
+
+
+def test_folded_rows_leave_their_grade_behind(url: str) -> None:
+    """What a stalled database made the writer give up is graded like what retention gives up."""
+    batch = Batch()
+    batch.add(paid(*(replace(request_row(10), grade=grade) for grade in ("B", "C", "A"))), hour=0)
+    batch.fold(0, keep=())
+
+    assert list(batch.folded_grades.values()) == ["C"]
+
+
 def test_folded_rows_leave_their_doubts_behind() -> None:
     batch = Batch()
     batch.add(paid(*(doubtful(request_row(10), tilt_j=0.5, noise_j2=0.25) for _ in range(3))), hour=0)

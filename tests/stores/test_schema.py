@@ -72,27 +72,27 @@ def test_a_ledger_of_another_schema_version_is_refused_by_writer_and_reader(url:
         connection.execute(update(metadata.tables["meta"]).values(value="0"))
     engine.dispose()
 
-    with pytest.raises(ConfigurationError, match="schema version 0, this program knows 2"):
+    with pytest.raises(ConfigurationError, match="schema version 0, this program knows 3"):
         open_store(url)
-    with pytest.raises(ConfigurationError, match="schema version 0, this program knows 2"):
+    with pytest.raises(ConfigurationError, match="schema version 0, this program knows 3"):
         open_books(url)
 
 
-ADDED_BY_2 = {
-    "meters": ("absolute_uncertainty",),
-    "requests": ("absolute_uncertainty", *SPREAD),
-    "retired": SPREAD,
+ADDED = {
+    2: {"meters": ("absolute_uncertainty",), "requests": ("absolute_uncertainty", *SPREAD), "retired": SPREAD},
+    3: {"retired": ("grade",)},
 }
 
 
-def as_version_1(url: str) -> None:
-    """Takes away what version 2 added, so that the ledger is as version 1 made it."""
+def as_version(wanted: int, url: str) -> None:
+    """Takes away what later versions added, so that the ledger is as that version made it."""
     engine = create_engine(database_url(url))
     with engine.begin() as connection:
-        for table, columns in ADDED_BY_2.items():
-            for column in columns:
-                connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
-        connection.execute(update(metadata.tables["meta"]).values(value="1"))
+        for added in (tables for later, tables in ADDED.items() if later > wanted):
+            for table, columns in added.items():
+                for column in columns:
+                    connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+        connection.execute(update(metadata.tables["meta"]).values(value=str(wanted)))
     engine.dispose()
 
 
@@ -103,7 +103,7 @@ def test_a_ledger_of_version_1_is_upgraded_in_place_and_loses_nothing(url: str) 
         ledger.post(paid(old, request_row(4, started_at_unix_ns=NOON_NS - 2 * HOUR_NS), last_counter_uj=77))
         assert ledger.flush(WAIT_S)
         assert ledger.retire(NOON_NS - HOUR_NS, WAIT_S)
-    as_version_1(url)
+    as_version(1, url)
 
     for _ in range(2):
         with closing(open_store(url)) as ledger:
@@ -123,7 +123,30 @@ def test_a_ledger_of_version_1_is_upgraded_in_place_and_loses_nothing(url: str) 
         assert [t.relative_uncertainty for t in ledger.summary("tenant")] == [pytest.approx(0.1), None]
 
 
-def test_an_upgraded_ledger_has_the_columns_of_a_new_one(url: str, tmp_path: Path) -> None:
+def test_totals_of_version_2_keep_their_doubts_and_have_no_grade(url: str) -> None:
+    """Nobody wrote down what grade their requests had; a total made anew knows it, together they do not."""
+    old = doubtful(request_row(1_000_000, started_at_unix_ns=NOON_NS - 2 * HOUR_NS), noise_j2=0.01)
+    with closing(open_store(url)) as ledger:
+        ledger.post(paid(old))
+        assert ledger.flush(WAIT_S)
+        assert ledger.retire(NOON_NS - HOUR_NS, WAIT_S)
+    as_version(2, url)
+
+    new = doubtful(request_row(1_000_000, started_at_unix_ns=NOON_NS), noise_j2=0.01)
+    with closing(open_store(url)) as ledger:
+        ledger.post(paid(new))
+        assert ledger.flush(WAIT_S)
+        grades = {total.keys[0]: total.grade for total in ledger.summary("hour")}
+        assert [None, "B"] == [grades[hour] for hour in sorted(grades)]
+        (total,) = ledger.summary("tenant")
+        assert (total.grade, total.relative_uncertainty) == (None, pytest.approx(0.02**0.5 / 2))
+        assert ledger.retire(NOON_NS + HOUR_NS, WAIT_S)
+        assert grades == {total.keys[0]: total.grade for total in ledger.summary("hour")}
+        assert imbalances(ledger) == [(0, 0)]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_upgraded_ledger_has_the_columns_of_a_new_one(version: int, url: str) -> None:
     """Same names and kinds in every table; their order does not matter."""
     open_store(url).close()
     engine = create_engine(database_url(url))
@@ -136,7 +159,7 @@ def test_an_upgraded_ledger_has_the_columns_of_a_new_one(url: str, tmp_path: Pat
         }
 
     made = columns()
-    as_version_1(url)
+    as_version(version, url)
     assert columns() != made
     open_store(url).close()
 
@@ -146,9 +169,9 @@ def test_an_upgraded_ledger_has_the_columns_of_a_new_one(url: str, tmp_path: Pat
 
 def test_a_reader_does_not_upgrade_a_ledger_but_says_what_does(url: str) -> None:
     open_store(url).close()
-    as_version_1(url)
+    as_version(1, url)
 
-    with pytest.raises(ConfigurationError, match="schema version 1; `jouleproxy serve` upgrades it to 2"):
+    with pytest.raises(ConfigurationError, match="schema version 1; `jouleproxy serve` upgrades it to 3"):
         open_books(url)
 
 
