@@ -5,14 +5,19 @@ meter says, a difference between the two is the error of the reconstruction. `py
 """
 
 import asyncio
+import os
 import random
 import socket
 import threading
+import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
@@ -21,22 +26,34 @@ import pytest
 from proxy.accounting.bill import Bill
 from proxy.accounting.flight import Flight
 from proxy.accounting.group import Group
+from proxy.accounting.samples import Sample
 from proxy.accounting.steps import EngineStep
 from proxy.accounting.weights import Weights
 from proxy.app import Service, assembly
 from proxy.commands.serve import _server
-from proxy.settings import Backend, Settings
+from proxy.meters.modelled import busy_ticks
+from proxy.settings import Backend, Settings, Tenant, key_digest
 from tests.engine.real import RealEngine, free_port
 
 pytestmark = pytest.mark.real
 
 
-class Shadowed(Group):
-    """A group that hears the step log, and a shadow that sees all the same but for the log."""
+@dataclass(frozen=True)
+class Other:
+    """How the second set of books differs: whether it hears the step log too; who pays for whom there."""
 
-    def __init__(self, *given: Any, **named: Any) -> None:
+    hears: bool = False
+    payers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Shadowed(Group):
+    """A group that hears the step log, and a shadow that sees all the same but for the log, or for who pays."""
+
+    def __init__(self, *given: Any, other: "Other", **named: Any) -> None:
         super().__init__(*given, **named)
         self.shadow = Group(*given, **named)
+        self.other = other
+        self.readings: list[Sample] = []
         self.settled: dict[str, tuple[Bill, Bill]] = {}
         self.computed: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         self._mine: dict[str, Bill] = {}
@@ -47,12 +64,14 @@ class Shadowed(Group):
         self.shadow.weigh(prior)
 
     def open(self, bill: Bill) -> None:
+        prefix, payer = bill.flight.prefix, self.other.payers.get(bill.tenant, bill.tenant)
         super().open(bill)
-        self.shadow.open(
-            Bill(bill.flight, bill.tenant, bill.model, bill.backend, bill.endpoint, bill.stream, bill.policy, 0)
-        )
+        # Whoever opens a flight uses this up.
+        bill.flight.prefix = prefix
+        self.shadow.open(Bill(bill.flight, payer, bill.model, bill.backend, bill.endpoint, bill.stream, bill.policy, 0))
 
     def sampled(self, *given: Any, **named: Any) -> None:
+        self.readings.append(given[1])
         super().sampled(*given, **named)
         self.shadow.sampled(*given, **named)
 
@@ -62,6 +81,8 @@ class Shadowed(Group):
 
     def stepped(self, step: EngineStep) -> None:
         super().stepped(step)
+        if self.other.hears:
+            self.shadow.stepped(step)
         for sequence in step.sequences:
             seen = self.computed[sequence.name]
             seen[0] += sequence.prefill - sequence.recomputed
@@ -85,11 +106,15 @@ class Shadowed(Group):
 class Books:
     """The proxy with its two sets of books, in a thread of this process."""
 
-    def __init__(self, engine: RealEngine, folder: Path, step_log: Path) -> None:
+    def __init__(self, engine: RealEngine, folder: Path, step_log: Path, tenants: Mapping[str, str]) -> None:
         self.url = ""
         backend = Backend(url=engine.url, step_log=step_log)
         self._settings = Settings(
-            backends=(backend,), meter="modelled", ledger=f"sqlite:///{folder / 'ledger.db'}", scrape_period_s=0.5
+            backends=(backend,),
+            meter="modelled",
+            ledger=f"sqlite:///{folder / 'ledger.db'}",
+            scrape_period_s=0.5,
+            tenants=tuple(Tenant(name=name, key_sha256=(key_digest(key),)) for name, key in tenants.items()),
         )
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -110,6 +135,15 @@ class Books:
         await serving
         listener.close()
         await self.service.stop()
+
+    def kept_by_tenant(self, requests: int) -> dict[str, int]:
+        """Microjoules in the ledger, once so many requests are settled there."""
+        for _ in range(100):
+            rows = self.service.store.requests(None, requests)
+            if len(rows) == requests and {"settled"} == {row.state for row in rows}:
+                break
+            threading.Event().wait(0.1)
+        return {total.keys[0]: total.energy_uj for total in self.service.store.summary("tenant")}
 
     def __enter__(self) -> "Books":
         self._thread.start()
@@ -136,9 +170,14 @@ def logging_engine(tmp_path_factory: pytest.TempPathFactory, step_log: Path) -> 
 
 @pytest.fixture
 def books(
-    logging_engine: RealEngine, step_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    logging_engine: RealEngine,
+    step_log: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Books]:
-    """Two sets of books, fresh for each test."""
+    """Two sets of books, fresh for each test. param: keys by tenant, and how the second set differs."""
+    tenants, other = getattr(request, "param", ({}, Other()))
     build = assembly.group_of
 
     def shadowed(*given: Any) -> Group:
@@ -149,12 +188,13 @@ def books(
             weights=group.divider.fit.prior,
             patience=group._patience,
             request_ids=group.steps.names._request_ids,
+            other=other,
         )
 
     monkeypatch.setattr(assembly, "group_of", shadowed)
     # Both sets of books read the same flights; what one has settled the other may still need.
     monkeypatch.setattr(Flight, "forget_before", lambda flight, instant: None)
-    with Books(logging_engine, tmp_path, step_log) as running:
+    with Books(logging_engine, tmp_path, step_log, tenants) as running:
         yield running
 
 
@@ -164,9 +204,10 @@ def ids(count: int, seed: object) -> list[int]:
     return [rng.randrange(100, 1900) for _ in range(count)]
 
 
-def ask(url: str, prompt: list[int], tokens: int, **fields: Any) -> str:
+def ask(url: str, prompt: list[int], tokens: int, key: str | None = None) -> str:
     """A streamed completion of exactly so many tokens; its request id."""
     request_id = uuid.uuid4().hex
+    headers = {"x-request-id": request_id} | ({"authorization": f"Bearer {key}"} if key else {})
     body = {
         "model": "tiny",
         "prompt": prompt,
@@ -175,9 +216,7 @@ def ask(url: str, prompt: list[int], tokens: int, **fields: Any) -> str:
         "temperature": 0,
         "stream": True,
     }
-    with httpx.stream(
-        "POST", f"{url}/v1/completions", json=body | fields, headers={"x-request-id": request_id}, timeout=120
-    ) as answer:
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, headers=headers, timeout=120) as answer:
         assert 200 == answer.status_code, answer.read()
         for _ in answer.iter_raw():
             pass
@@ -195,8 +234,11 @@ def settled(books: Books, wanted: int) -> list[tuple[Bill, Bill]]:
     raise AssertionError(f"{len(books.group.settled)} of {wanted} requests were settled in both books")
 
 
-def mixed_load(url: str, seed: int) -> list[str]:
-    """Chat, long prompts, and turns of agents whose beginnings are in the cache; six clients at a time."""
+def mixed_load(url: str, seed: int, keys: Sequence[str | None] = (None,)) -> list[str]:
+    """Chat, long prompts, and turns of agents whose beginnings are in the cache; six clients at a time.
+
+    keys: whose the requests are, in turn.
+    """
     rng = random.Random(seed)
     agent = ids(900, f"agent {seed}")
     asked: list[tuple[list[int], int]] = []
@@ -209,30 +251,60 @@ def mixed_load(url: str, seed: int) -> list[str]:
         else:
             asked.append((agent + ids(rng.randint(40, 120), (seed, number)), rng.randint(20, 80)))
     with ThreadPoolExecutor(6) as clients:
-        return list(clients.map(lambda one: ask(url, *one), asked))
+        return list(clients.map(lambda one, key: ask(url, *one, key=key), asked, cycle(keys)))
 
 
 BAR = 0.05
 """Sum of what the two grades differ by, of the whole energy: the project's bar for real vLLM."""
-ROUNDS = 4
+CALM_ROUNDS, ROUNDS = 3, 6
 """This engine's steps last 1 to 2 ms. Where others want the processor, tokens wait longer than that on their way here,
-and token times say little of such steps; then the load is played again."""
+and token times say little of such steps: so many calm rounds are wanted, of so many that are played at most."""
+CALM = 0.15
+"""Processors that others may use in a calm round."""
 
 
-def test_the_relay_alone_comes_near_to_the_step_log(books: Books) -> None:
+def test_the_relay_alone_comes_near_to_the_step_log(logging_engine: RealEngine, books: Books) -> None:
     """
-    Token counts are equal in every round; energies come as near as the bar in one that nobody disturbed.
+    Token counts are equal in every round; energies come as near as the bar in the median of the calm ones.
+
+    On a machine that others keep busy there is no calm round; then the best of all must reach the bar.
     """
     errors: list[float] = []
-    while len(errors) < ROUNDS and min(errors, default=1.0) > BAR:
+    calm: list[float] = []
+    while len(errors) < ROUNDS and len(calm) < CALM_ROUNDS:
+        others = Others(logging_engine)
         wanted = mixed_load(books.url, 7 + len(errors))
+        busy = others.processors()
         pairs = [pair for pair in settled(books, 48 * (len(errors) + 1)) if pair[0].flight.request_id in wanted]
         assert len(wanted) == len(pairs)
         assert {("A", "B")} == {(logged.grade, inferred.grade) for logged, inferred in pairs}
         for logged, _ in pairs:
             assert_counts_are_equal(logged.flight, books.group.computed)
+        print(f"others used {busy:.2f} processors")
         errors.append(difference(pairs))
-    assert min(errors) <= BAR
+        calm += errors[-1:] if busy <= CALM else []
+    print("weighted errors of the rounds: " + ", ".join(f"{100 * error:.2f} %" for error in errors))
+    judged = median(calm) if len(calm) >= CALM_ROUNDS else min(errors)
+    print(f"{len(calm)} of them calm; {100 * judged:.2f} % counts, at most {100 * BAR:g} % wanted")
+    assert judged <= BAR
+
+
+class Others:
+    """What all other programs of this machine want of its processors, from now on."""
+
+    def __init__(self, engine: RealEngine) -> None:
+        self._engine = engine
+        self._began, self._before = time.monotonic(), self._seconds()
+
+    def processors(self) -> float:
+        """In the mean."""
+        return (self._seconds() - self._before) / (time.monotonic() - self._began)
+
+    def _seconds(self) -> float:
+        return busy_ticks(Path("/proc/stat")) / TICKS_PER_S - time.process_time() - self._engine.cpu_s()
+
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def assert_counts_are_equal(flight: Flight, computed: Mapping[str, list[int]]) -> None:
@@ -265,25 +337,52 @@ def test_twins_cost_alike(books: Books) -> None:
         assert one.energy_uj == pytest.approx(other.energy_uj, rel=0.05)
 
 
-def test_alone_it_gets_all_active_energy(books: Books) -> None:
+QUIET_S = 3.0
+"""What idle power is learnt from."""
+
+
+def test_alone_it_gets_all_that_the_meter_moved_but_for_idle(books: Books) -> None:
     """
-    A request alone on the engine is charged all that was neither idle nor anybody else's.
+    From the reading before it was sent to the one after its end, less idle power for the time it did not run.
     """
-    ask(books.url, ids(300, "solo"), 400)
+    threading.Event().wait(QUIET_S)
+    (state,) = books.group.meters.values()
+    idle_w = state.idle_w
+    assert idle_w is not None
+    ask(books.url, ids(300, "solo"), 1500)
     ((logged, inferred),) = settled(books, 1)
+    flight = logged.flight
+    assert flight.ended is not None
+    before = max((one for one in books.group.readings if one.at <= flight.sent), key=lambda one: one.at)
+    after = min((one for one in books.group.readings if one.at >= flight.ended), key=lambda one: one.at)
+    idle_ns = (after.at - before.at) - (flight.ended - flight.sent)
+    moved_j, idle_j = (after.counter - before.counter) / 1e6, idle_w * idle_ns / 1e9
+
+    print(f"the meter moved {moved_j:.3f} J, idle {idle_w:.1f} W makes {idle_j:.3f} J of it")
     for bill in (logged, inferred):
-        print(f"grade {bill.grade}: {bill.energy_uj / 1e6:.3f} J of {bill.metered_uj / 1e6:.3f} J")
-        assert bill.energy_uj == pytest.approx(bill.metered_uj, rel=0.01)
+        print(f"grade {bill.grade}: {bill.energy_uj / 1e6:.3f} J of {moved_j - idle_j:.3f} J")
+        assert bill.energy_uj / 1e6 == pytest.approx(moved_j - idle_j, rel=0.03)
 
 
+KEYS = {"north": "key-of-north", "south": "key-of-south", "other": "key-of-other"}
+
+
+@pytest.mark.parametrize(
+    "books", [(KEYS, Other(hears=True, payers=dict.fromkeys(("north", "south"), "both")))], indirect=True
+)
 def test_a_tenant_under_two_names_pays_the_same_sum(books: Books) -> None:
     """
-    Who pays how much for a request does not depend on whose name is on the others.
+    North and south are one tenant in the second set of books: who pays how much does not depend on names.
     """
-    mixed_load(books.url, 11)
+    mixed_load(books.url, 11, list(KEYS.values()))
     pairs = settled(books, 48)
-    group = books.group
-    for bills, tallies in ((0, group.tallies), (1, group.shadow.tallies)):
-        assert sum(pair[bills].energy_uj for pair in pairs) == sum(tallies.energy_by_tenant.values())
-    flights: list[Flight] = [logged.flight for logged, _ in pairs]
-    assert len({flight.row for flight in flights}) == 48
+    apart, together = books.group.tallies.energy_by_tenant, books.group.shadow.tallies.energy_by_tenant
+    print(f"apart {dict(apart)}, together {dict(together)}")
+
+    assert set(apart) == {"north", "south", "other"}
+    assert set(together) == {"both", "other"}
+    # Not to the last digit: what arrives between the two divisions of a window only the second one knows.
+    assert apart["north"] + apart["south"] == pytest.approx(together["both"], rel=0.02)
+    assert apart["other"] == pytest.approx(together["other"], rel=0.02)
+    assert difference(pairs) < BAR
+    assert books.kept_by_tenant(48) == dict(apart)
