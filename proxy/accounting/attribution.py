@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 from proxy.accounting.activity import Activity, Work
 from proxy.accounting.flight import Flight
+from proxy.accounting.idle import BUSY
 from proxy.accounting.samples import Window
 from proxy.accounting.true_up import TrueUp
 from proxy.accounting.uncertainty import Deviation, deviations, prompt_doubt
@@ -110,11 +111,15 @@ def unmeasured(window: Window) -> Split:
 
 
 def idle_energy(window: Window, covered_ns: int, idle_w: float | None) -> Microjoules:
-    """Energy of the time nothing ran; without a known idle power that time's even part of the window."""
+    """Energy of the time nothing ran; without a known idle power that time's even part of the window.
+
+    Of a window in which nothing ran it is all, unless somebody worked there whom neither relay nor engine told of.
+    """
     length = window.end - window.start
     quiet = length - covered_ns
     if covered_ns == 0:
-        return window.energy
+        idle = None if idle_w is None else from_watts(idle_w, type(window.start)(length))
+        return window.energy if idle is None or window.energy <= BUSY * idle else idle
     if idle_w is None:
         return Microjoules(window.energy * quiet // length)
     return Microjoules(min(window.energy * quiet // length, from_watts(idle_w, type(window.start)(quiet))))

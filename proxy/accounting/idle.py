@@ -13,6 +13,11 @@ SETTLE = SECOND
 
 MEMORY = Nanoseconds(60 * SECOND)
 """How far back the mean reaches."""
+SWAY = 0.5
+"""Of the mean: a quiet window counts as no further from it. What idles differently for minutes is learnt all the same,
+half a minute of somebody else's work is not."""
+BUSY = 2.0
+"""Times idle power: what draws more is not idle, whoever it is. A board that has just stopped draws less than that."""
 
 
 class IdlePower:
@@ -46,4 +51,5 @@ class IdlePower:
             self.watts = power_w
             return
         share = min(1.0, (window.end - window.start) / self._memory)
-        self.watts += share * (power_w - self.watts)
+        known = self.watts
+        self.watts += share * (min(max(power_w, (1 - SWAY) * known), (1 + SWAY) * known) - known)

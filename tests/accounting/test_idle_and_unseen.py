@@ -4,6 +4,8 @@ Idle power is learnt from quiet windows; unseen traffic is what the engine count
 
 from dataclasses import replace
 
+import pytest
+
 from proxy.accounting.activity import Span
 from proxy.accounting.engine_view import REMEMBERED_SCRAPES
 from proxy.accounting.idle import IdlePower
@@ -227,3 +229,34 @@ def test_a_counter_that_stands_still_teaches_no_idle_power() -> None:
     target.settle(ms(20_000), force=True)
 
     assert None is target.meters["m"].idle_w
+
+
+def test_work_that_nobody_told_of_is_not_idle() -> None:
+    """Ten times idle power with nobody there, as when an engine starts: idle stays idle, the rest is unattributed."""
+    target = group()
+    read(target, 20_000, watts=60)
+    for at in range(20_100, 40_001, 100):
+        target.sampled("m", Sample(ms(at), Microjoules(round((20_000 * 60 + (at - 20_000) * 600) * 1000))))
+    target.settle(ms(50_000), force=True)
+    accounts = target.meters["m"].accounts
+
+    assert accounts.idle + accounts.unattributed == accounts.meter == (20 * 60 + 20 * 600) * 1_000_000
+    assert accounts.idle == pytest.approx(40 * 60 * 1e6, rel=0.1)
+
+
+def test_a_board_that_idles_higher_than_before_is_idle_again_after_minutes() -> None:
+    """Somebody has loaded a model: what draws three times as much all the time is the idle power from then on."""
+    idle = IdlePower()
+    for second in range(600):
+        idle.learn(window(second * 1000, second * 1000 + 1000, 60.0 if second < 60 else 180.0))
+
+    assert idle.watts == pytest.approx(180, rel=0.01)
+
+
+def test_a_short_burst_of_somebody_else_does_not_count_as_idle_power() -> None:
+    """Half a minute at ten times the power moves what is known by less than a third."""
+    idle = IdlePower()
+    for second in range(90):
+        idle.learn(window(second * 1000, second * 1000 + 1000, 60.0 if second < 60 else 600.0))
+
+    assert 60 < (idle.watts or 0) < 80
