@@ -10,8 +10,9 @@ Every policy conserves: shares, idle and unattributed add up to the window's ene
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import Literal, get_args
+from itertools import accumulate
+from operator import sub
+from typing import Literal, NamedTuple, get_args
 
 from proxy.accounting.activity import Activity, Work
 from proxy.accounting.flight import Flight
@@ -38,23 +39,22 @@ def apportion(total: int, weights: Sequence[float]) -> list[Microjoules]:
     whole = reached[-1]
     if not whole > 0:
         raise ValueError("apportion needs a positive weight")
-    cuts = [0, *(round(total * (part / whole)) for part in reached)]
-    return [Microjoules(high - low) for low, high in pairwise(cuts)]
+    cuts = [round(total * (part / whole)) for part in reached]
+    return [*map(sub, cuts, [0, *cuts])]
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """One flight's part of one window: energy under the chosen policy, by phase, and under plain token share.
 
     deviation: what it would change if the prediction were wrong; None where nothing was predicted.
     """
 
     flight: Flight
-    energy: Microjoules
-    prefill: Microjoules
-    decode: Microjoules
-    shared: Microjoules
-    token_share: Microjoules
+    energy: int
+    prefill: int
+    decode: int
+    shared: int
+    token_share: int
     deviation: Deviation | None = None
 
 
@@ -96,9 +96,7 @@ def predicted(work: Work, weights: Weights) -> tuple[float, float, float]:
     return prefill, decode, weights.step * work.steps + weights.experts * work.experts
 
 
-def _weight(policy: Policy, work: Work, joules: float) -> float:
-    if policy == "weighted":
-        return joules
+def _weight(policy: Policy, work: Work) -> float:
     if policy == "tokens":
         return work.tokens
     return work.output_tokens if policy == "output-tokens" else work.present_ns
@@ -145,11 +143,11 @@ def split(
     active = Microjoules(window.energy - idle)
     works = activity.works + activity.strangers
     phases = [predicted(work, weights) for work in works]
-    forecast = [sum(parts) for parts in phases]
+    forecast = [prefill + decode + shared for prefill, decode, shared in phases]
     # A policy blind to what ran (output tokens in a prefill) must not lose energy: the next one that sees it decides.
-    chosen = _first_that_sees(
-        [_weight(policy, work, joules) for work, joules in zip(works, forecast, strict=True)], forecast
-    )
+    chosen = forecast
+    if policy != "weighted":
+        chosen = _first_that_sees([_weight(policy, work) for work in works], forecast)
     if sum(chosen) <= 0 or active == 0:
         return Split(window, (), idle, active, Microjoules(0), activity=activity)
     plain = apportion(active, _first_that_sees([work.tokens for work in works], forecast, chosen))
@@ -160,15 +158,17 @@ def split(
         energies = _evened_out(window, activity, chosen, active, true_up)
         doubtful = None if activity.logged else [prompt_doubt(flight) for flight in activity.flights]
         spread = [*deviations(active, phases, len(activity.flights), doubtful)]
-    shares = tuple(
-        Share(flight, energy, *_by_phase(energy, parts), token_share, deviation)
-        for flight, deviation, energy, parts, token_share in zip(
-            activity.flights, spread, energies, phases, plain, strict=False
-        )
-        if energy or token_share
-    )
+    # `apportion` by phase without its lists: this is done for every request of every window
+    shares = []
+    for flight, deviation, energy, token_share, (first, second, _), whole in zip(
+        activity.flights, spread, energies, plain, phases, forecast, strict=False
+    ):
+        if energy or token_share:
+            prefill = round(energy * (first / whole)) if whole > 0 else 0
+            both = round(energy * ((first + second) / whole)) if whole > 0 else 0
+            shares.append(Share(flight, energy, prefill, both - prefill, energy - both, token_share, deviation))
     strangers = Microjoules(sum(energies[len(activity.flights) :]))
-    return Split(window, shares, idle, strangers, Microjoules(0), sum(forecast), activity)
+    return Split(window, tuple(shares), idle, strangers, Microjoules(0), sum(forecast), activity)
 
 
 def _evened_out(
@@ -181,19 +181,9 @@ def _evened_out(
     if len(activity.strangers) == 1:
         rows.append(STRANGERS)
     energies = apportion(active, true_up.claims(rows, chosen, active, window.end, staying=staying))
-    for row, joules, energy in zip(rows, chosen, energies, strict=False):
-        true_up.charged(row, joules, energy, window.end)
+    true_up.all_charged(rows, chosen, energies, window.end)
     return energies
 
 
 def _first_that_sees(*candidates: list[float]) -> list[float]:
     return next((weights for weights in candidates if sum(weights) > 0), candidates[-1])
-
-
-def _by_phase(energy: Microjoules, parts: tuple[float, float, float]) -> tuple[Microjoules, Microjoules, Microjoules]:
-    whole = sum(parts)
-    if whole <= 0:
-        return Microjoules(0), Microjoules(0), energy
-    # `apportion` without its lists: this is called for every request of every window
-    prefill, both = round(energy * (parts[0] / whole)), round(energy * ((parts[0] + parts[1]) / whole))
-    return Microjoules(prefill), Microjoules(both - prefill), Microjoules(energy - both)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from proxy.accounting.activity import Span, presence
-from proxy.accounting.attribution import Policy, Share, Split
+from proxy.accounting.attribution import Policy, Share
 from proxy.accounting.flight import Flight
 from proxy.accounting.postings import RequestRow, State
 from proxy.accounting.samples import Window
@@ -48,22 +48,24 @@ class Bill:
 
     def charge(self, share: Share, doubts: Doubts = PRIOR) -> None:
         """Adds one window's share, with the doubts that the group had about that window."""
-        self.spread.add(share.energy, share.deviation, doubts, self.flight.computed)
-        self.energy_uj += share.energy
-        self.prefill_uj += share.prefill
-        self.decode_uj += share.decode
-        self.shared_uj += share.shared
-        self.token_share_uj += share.token_share
+        _, energy, prefill, decode, shared, token_share, deviation = share
+        guessed = self.flight.computed if deviation is not None and deviation[3] else 0
+        self.spread.add(energy, deviation, doubts, guessed)
+        self.energy_uj += energy
+        self.prefill_uj += prefill
+        self.decode_uj += decode
+        self.shared_uj += shared
+        self.token_share_uj += token_share
         self.changed = True
 
     def ran_in(self, window: Window) -> bool:
         """Whether the engine may have held this request in the window."""
         return presence(self.flight, Span(window.start, window.end)) is not None
 
-    def was_in(self, split: Split) -> None:
+    def was_in(self, active_uj: int, *, unmeasured: bool) -> None:
         """Adds the active energy of a window in which this request ran: the whole of which its share is a part."""
-        self.metered_uj += split.active
-        self.unmeasured |= split.unmeasured > 0
+        self.metered_uj += active_uj
+        self.unmeasured |= unmeasured
 
     def duration_ns(self, now: Nanoseconds) -> Nanoseconds:
         """From sending to the last byte, or to now."""
@@ -73,6 +75,8 @@ class Bill:
     @property
     def guess_error_uj(self) -> float:
         """What guessed prompt tokens may have done to the energy; see Spread.guess_error."""
+        if not self.spread.guess:
+            return 0.0
         told = self.flight.computed if self.flight.hits_told is not None else None
         return self.spread.guess_error(told)
 
@@ -82,13 +86,14 @@ class Bill:
         energy_uj: a provisional figure; what it has beyond the divided windows is only predicted.
         """
         energy = self.energy_uj if energy_uj is None else energy_uj
-        if energy <= 0:
+        return self._relative(energy, self.guess_error_uj, self.spread.noise_uj2)
+
+    def _relative(self, energy_uj: int, guess_error_uj: float, noise_uj2: float) -> float | None:
+        if energy_uj <= 0:
             return None
-        rest = PREDICTED * (energy - self.energy_uj)
-        spread = self.spread
-        noise = spread.noise_uj2 + rest * rest
-        off = standard_deviation(spread.prefill, spread.shared, spread.unseen, self.guess_error_uj, noise)
-        return off / energy
+        rest = PREDICTED * (energy_uj - self.energy_uj)
+        spread, noise = self.spread, noise_uj2 + rest * rest
+        return standard_deviation(spread.prefill, spread.shared, spread.unseen, guess_error_uj, noise) / energy_uj
 
     def row(
         self,
@@ -101,6 +106,7 @@ class Bill:
     ) -> RequestRow:
         """The ledger's row as it stands. absolute_uncertainty: of the backend's meters."""
         flight, spread = self.flight, self.spread
+        guess_error, noise = self.guess_error_uj, spread.noise_uj2
         return RequestRow(
             row=flight.row,
             request_id=flight.request_id,
@@ -127,12 +133,12 @@ class Bill:
             duration_ns=self.duration_ns(now),
             ttft_ns=flight.ttft_ns,
             tpot_ns=flight.tpot_ns,
-            relative_uncertainty=self.relative_uncertainty(),
+            relative_uncertainty=self._relative(self.energy_uj, guess_error, noise),
             absolute_uncertainty=absolute_uncertainty,
             prefill_tilt_j=spread.prefill / 1e6,
             shared_tilt_j=spread.shared / 1e6,
             unseen_tilt_j=spread.unseen / 1e6,
-            guess_tilt_j=self.guess_error_uj / 1e6,
-            noise_j2=spread.noise_uj2 / 1e12,
+            guess_tilt_j=guess_error / 1e6,
+            noise_j2=noise / 1e12,
             http_status=self.http_status,
         )

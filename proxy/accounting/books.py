@@ -1,6 +1,7 @@
 """Running totals of one meter and one backend since this process began: what metrics show, what postings carry."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from proxy.accounting.attribution import Share, Split
@@ -51,11 +52,23 @@ class Tallies:
     requests_by_model_outcome: Counter[tuple[str, str]] = field(default_factory=Counter)
     requests_by_grade: Counter[str] = field(default_factory=Counter)
 
-    def charged(self, bill: Bill, share: Share) -> None:
-        """A request got its share of a window."""
-        self.energy_by_tenant[bill.tenant] += share.energy
-        for phase in ("prefill", "decode", "shared"):
-            self.energy_by_model_phase[bill.model, phase] += getattr(share, phase)
+    def charged(self, charges: Iterable[tuple[Bill, Share]]) -> None:
+        """Requests got their shares of a window; few tenants and models have them all, so these are summed up first."""
+        tenants: dict[str, int] = {}
+        models: dict[str, list[int]] = {}
+        for bill, (_, energy, prefill, decode, shared, *_) in charges:
+            tenants[bill.tenant] = tenants.get(bill.tenant, 0) + energy
+            sums = models.get(bill.model)
+            if sums is None:
+                sums = models[bill.model] = [0, 0, 0]
+            sums[0] += prefill
+            sums[1] += decode
+            sums[2] += shared
+        for tenant, energy in tenants.items():
+            self.energy_by_tenant[tenant] += energy
+        for model, sums in models.items():
+            for phase, energy in zip(("prefill", "decode", "shared"), sums, strict=True):
+                self.energy_by_model_phase[model, phase] += energy
 
     def closed(self, bill: Bill) -> None:
         """A request is settled: its tokens and its outcome count."""

@@ -155,17 +155,18 @@ class Group:
         return result
 
     def _charge(self, result: Split) -> None:
-        doubts = self.divider.doubts
-        for share in result.shares:
-            bill = self.bills[share.flight.row]
+        doubts, bills = self.divider.doubts, self.bills
+        charges = [(bills[share.flight.row], share) for share in result.shares]
+        for bill, share in charges:
             bill.charge(share, doubts)
-            self.tallies.charged(bill, share)
+        self.tallies.charged(charges)
         if result.activity is not None:
-            ran = [self.bills[flight.row] for flight in result.activity.flights]
+            ran = [bills[flight.row] for flight in result.activity.flights]
         else:
-            ran = [bill for bill in self.bills.values() if bill.ran_in(result.window)]
+            ran = [bill for bill in bills.values() if bill.ran_in(result.window)]
+        active, unmeasured = result.active, result.unmeasured > 0
         for bill in ran:
-            bill.was_in(result)
+            bill.was_in(active, unmeasured=unmeasured)
 
     @property
     def settled_until(self) -> Nanoseconds | None:

@@ -41,9 +41,10 @@ class BalancePosting:
             raise ValueError(f"{self.meter}: accounts hold {accounts_uj} µJ, the meter counted {self.meter_uj} µJ")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RequestRow:
-    """One request as the ledger keeps it, with absolute energies in microjoules.
+    """One request as the ledger keeps it, with absolute energies in microjoules. Nobody changes it; it is not frozen
+    because so many are made, and setting thirty frozen fields costs 4 µs more.
 
     `prefill_uj + decode_uj + shared_uj == energy_uj` and not negative, or ValueError.
     row: unique random hex, the idempotency key. request_id: what the client sees; may repeat.

@@ -51,11 +51,11 @@ class TrueUp:
         level = self._level(whole, active, at)
         if not 0 < level < inf or not whole > 0:
             return list(predicted)
-        past = [self._faded(row, at) for row in rows]
+        past = self._faded(rows, at)
         past += [(0.0, 0.0)] * (len(predicted) - len(rows))
         due = [level * (before + now) for (before, _), now in zip(past, predicted, strict=True)]
         claims = [
-            max(0.0, owed - charged) if now > 0 else 0.0
+            owed - charged if now > 0 and owed > charged else 0.0
             for owed, (_, charged), now in zip(due, past, predicted, strict=True)
         ]
         self._push(claims, due, past, active, [i for i, stays in enumerate(staying) if stays and predicted[i] > 0])
@@ -85,26 +85,41 @@ class TrueUp:
         over = active - sum(claims)
         room = []
         for index in staying:
-            off = past[index][1] + claims[index] - due[index]
-            room.append(max(0.0, BAND * due[index] - off if over > 0 else min(claims[index], BAND * due[index] + off)))
+            claim, owed = claims[index], due[index]
+            off = past[index][1] + claim - owed
+            space = BAND * owed - off if over > 0 else min(claim, BAND * owed + off)
+            room.append(space if space > 0 else 0.0)
         whole = sum(room)
         if 0 < whole < inf:
             part = max(-1.0, min(1.0, over / whole))
             for index, space in zip(staying, room, strict=True):
                 claims[index] = max(0.0, claims[index] + part * space)
 
-    def _faded(self, row: str, at: Nanoseconds) -> tuple[float, float]:
-        known = self._known.get(row)
-        if known is None:
-            return 0.0, 0.0
-        predicted, charged, then = known
-        left = exp(min(0, then - at) / SECOND / MEMORY_S)
-        return predicted * left, charged * left
+    def _faded(self, rows: Sequence[str], at: Nanoseconds) -> list[tuple[float, float]]:
+        """What each was predicted and charged before, as much of it as is left at `at`."""
+        known, nothing = self._known, (0.0, 0.0, at)
+        # Nearly all were charged last in the window before, so that as much is left of each.
+        since, left, found = at, 1.0, []
+        for row in rows:
+            predicted, charged, then = known.get(row, nothing)
+            if then != since:
+                since, left = then, exp(min(0, then - at) / SECOND / MEMORY_S)
+            found.append((predicted * left, charged * left))
+        return found
 
     def charged(self, row: str, predicted: float, energy: float, at: Nanoseconds) -> None:
         """Notes what one request was predicted and charged in the window that ends at `at`."""
-        before, charged_before = self._faded(row, at)
-        self._known[row] = (before + predicted, charged_before + energy, at)
+        self.all_charged([row], [predicted], [energy], at)
+
+    def all_charged(
+        self, rows: Sequence[str], predicted: Sequence[float], energies: Sequence[float], at: Nanoseconds
+    ) -> None:
+        """The same of several; what is longer than `rows` is not remembered."""
+        known = self._known
+        for row, (before, charged), joules, energy in zip(
+            rows, self._faded(rows, at), predicted, energies, strict=False
+        ):
+            known[row] = before + joules, charged + energy, at
 
     def forget(self, row: str) -> None:
         """The request is over."""
