@@ -100,22 +100,23 @@ class Activity:
 def union(times: Iterable[tuple[Nanoseconds, Nanoseconds]]) -> tuple[Span, ...]:
     """Everything from a start to its end, in order and without overlap."""
     found: list[Span] = []
+    begun = reached = Nanoseconds(0)
     for start, end in sorted(times):
-        if found and start <= found[-1].end:
-            if end > found[-1].end:
-                found[-1] = Span(found[-1].start, end)
+        if reached > begun and start <= reached:
+            reached = max(reached, end)
         elif end > start:
-            found.append(Span(start, end))
-    return tuple(found)
+            if reached > begun:
+                found.append(Span(begun, reached))
+            begun, reached = start, end
+    return (*found, Span(begun, reached)) if reached > begun else ()
 
 
 def presence(flight: Flight, window: Span) -> Span | None:
     """When the engine held the flight, as far as it falls in the window; never for one it refused."""
-    if flight.refused or not flight.metered_work:
-        return None
-    start, end = flight.start, flight.ended
+    end = flight.ended
     if end is None or end > window.end:
         end = window.end
-    if start < window.start:
-        start = window.start
+    if end <= window.start or not flight.metered_work or flight.refused:
+        return None
+    start = max(flight.start, window.start)
     return Span(start, end) if end > start else None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from proxy.accounting.activity import Activity, union
 from proxy.accounting.attribution import apportion, idle_energy, predicted
 from proxy.accounting.divider import Given
-from proxy.accounting.group import WINDOWS_A_PASS, Group
+from proxy.accounting.group import WORK_A_PASS, Group
 from proxy.accounting.meter_state import MeterState, Ripe
 from proxy.accounting.samples import Sample, Timeline, Window
 from proxy.accounting.uncertainty import PLACEMENT
@@ -109,11 +109,13 @@ class Board:
 
     def settle(self, now: Nanoseconds, *, force: bool = False) -> None:
         """Divides every window that all groups have heard enough of. force: at shutdown."""
-        for _ in range(len(self.whole.waiting) if force else WINDOWS_A_PASS):
+        done = 0
+        while done <= WORK_A_PASS or force:
             ripe = self.whole.take_ripe(now, self._groups, force=force)
             if ripe is None:
                 break
             self._divide(ripe)
+            done += sum(1 + len(group.bills) for group in self._groups)
 
     def _divide(self, ripe: Ripe) -> None:
         window = ripe.window

@@ -18,19 +18,23 @@ class Crowd:
     def __init__(self, window: Span, presences: Iterable[tuple[Span, float]]) -> None:
         change: dict[Nanoseconds, float] = {window.start: 0.0, window.end: 0.0}
         for span, sequences in presences:
-            change[span.start] = change.get(span.start, 0.0) + sequences
-            change[span.end] = change.get(span.end, 0.0) - sequences
+            start, end = span.start, span.end
+            change[start] = change.get(start, 0.0) + sequences
+            change[end] = change.get(end, 0.0) - sequences
         self.edges = sorted(change)
         self.rates: list[float] = []
         self.integrals = [0.0]
-        self.covered_ns = 0
-        held = 0.0
+        covered, held, integral = 0, 0.0, 0.0
         for edge, following in pairwise(self.edges):
             held += change[edge]
-            occupied = held > 1e-9
-            self.covered_ns += (following - edge) if occupied else 0
-            self.rates.append(1.0 / held if occupied else 0.0)
-            self.integrals.append(self.integrals[-1] + self.rates[-1] * (following - edge))
+            rate = 0.0
+            if held > 1e-9:
+                covered += following - edge
+                rate = 1.0 / held
+            integral += rate * (following - edge)
+            self.rates.append(rate)
+            self.integrals.append(integral)
+        self.covered_ns = covered
         self._last = len(self.rates) - 1
 
     @property

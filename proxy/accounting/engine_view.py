@@ -129,7 +129,7 @@ class EngineView:
             self._place(flights, weights)
         # Most looks show no queue: sorted out once here, not again for every flight of every window.
         queues = [scrape for scrape in self._scrapes if scrape.waiting > 0]
-        for flight in flights:
+        for flight in flights if queues else ():
             guess_schedule(flight, queues, weights)
         if self._now is None or not self._now.waiting:
             return list(flights)

@@ -31,8 +31,8 @@ ABORT_TAIL = Nanoseconds(250 * MILLISECOND)
 """The engine drops a request 40 to 160 ms after its client has left; the step log shows who paid for that."""
 SWEEP_EVERY = Nanoseconds(200 * MILLISECOND)
 """How often finished requests are looked for while no window has been divided."""
-WINDOWS_A_PASS = 64
-"""Windows divided before the loop gets to breathe: seconds of readings, milliseconds of work."""
+WORK_A_PASS = 4_000
+"""Requests times windows divided before the loop gets to breathe, about 0.1 s of work; one window a meter is always."""
 
 
 class Group:
@@ -59,6 +59,7 @@ class Group:
         self.backend = backend
         self.meters = {name: MeterState(name, Timeline(name)) for name in meters}
         self.bills: dict[str, Bill] = {}
+        self._running: dict[str, Flight] = {}  # those not seen to be over yet
         self.tallies = Tallies()
         self.estimated = estimated
         self.absolute_uncertainty = absolute_uncertainty
@@ -80,9 +81,10 @@ class Group:
 
     def open(self, bill: Bill) -> None:
         """A request was sent to this backend."""
-        self.bills[bill.flight.row] = bill
-        self.steps.opened(bill.flight)
-        self.engine.opened(bill.flight)
+        flight = bill.flight
+        self.bills[flight.row], self._running[flight.row] = bill, flight
+        self.steps.opened(flight)
+        self.engine.opened(flight)
 
     def sampled(self, meter: str, sample: Sample, *, known_counter: Microjoules | None = None) -> None:
         """A reading came in. known_counter: where the ledger left this same counter, on the first reading."""
@@ -112,12 +114,12 @@ class Group:
             self.engine.look_back(None, self._flights())
         done: list[Split] = []
         for state in self.meters.values():
-            for _ in range(len(state.waiting) if force else WINDOWS_A_PASS):
-                ripe = state.take_ripe(now, [self], force=force)
-                if ripe is None:
-                    break
+            while (ripe := state.take_ripe(now, [self], force=force)) is not None:
                 done.append(self.divide(ripe.window, state, ripe.counter))
-        self._held = sum(b.flight.sequences for b in self.bills.values() if b.flight.ended is None)
+                if len(done) * (1 + len(self.bills)) > WORK_A_PASS and not force:
+                    break
+        self._running = {row: flight for row, flight in self._running.items() if flight.ended is None}
+        self._held = sum([flight.sequences for flight in self._running.values()])
         return done
 
     @property
@@ -127,12 +129,11 @@ class Group:
 
     def has_heard(self, window: Window, now: Nanoseconds) -> bool:
         """Whether all that ran in the window is known, or was waited for long enough."""
-        span = Span(window.start, window.end)
-        return self._patience.ended(span, now, self._flights(), self.engine, self.steps)
+        return self._patience.ended(Span(window.start, window.end), now, self._flights(), self.engine, self.steps)
 
     def quiet(self, window: Window) -> bool:
-        """Whether nothing ran in the window."""
-        return not self.engine.unseen and not any(bill.ran_in(window) for bill in self.bills.values())
+        """Whether nothing ran in the window; the newest are asked first, for they are likely to run in a new one."""
+        return not self.engine.unseen and not any(bill.ran_in(window) for bill in reversed(self.bills.values()))
 
     def over(self, window: Window) -> bool:
         """Whether nothing runs beyond the window."""
@@ -181,32 +182,30 @@ class Group:
         reached = earliest(state.worked_until for state in self.meters.values())
         if reached == self._swept and now < self._sweep_after and not force:
             return []
-        self._swept, self._sweep_after = reached, Nanoseconds(now + SWEEP_EVERY)
-        if reached is not None:
+        if reached is not None and reached != self._swept:
             self.steps.forget_before(reached)
+            for flight in self._running.values():
+                flight.forget_before(reached)
+        self._swept, self._sweep_after = reached, Nanoseconds(now + SWEEP_EVERY)
         finished: list[Bill] = []
+        tail = ABORT_TAIL if self.grading.logging else 0
         for bill in list(self.bills.values()):
-            flight = bill.flight
-            if flight.ended is None:
-                if reached is not None:
-                    flight.forget_before(reached)
+            flight, ended = bill.flight, bill.flight.ended
+            if ended is None:
                 continue
-            settled = reached is not None and reached >= flight.ended + self._tail(flight)
-            if settled or not flight.metered_work or force or self._unreadable(flight.ended, now):
+            settled = reached is not None and reached >= ended + (tail if flight.outcome == "aborted" else 0)
+            if settled or not flight.metered_work or force or self._unreadable(ended, now):
                 bill.unmeasured |= flight.metered_work and not settled
                 finished.append(self._close(bill))
         return finished
 
-    def _tail(self, flight: Flight) -> int:
-        return ABORT_TAIL if flight.outcome == "aborted" and self.grading.logging else 0
-
     def _unreadable(self, ended: Nanoseconds, now: Nanoseconds) -> bool:
         """Whether a meter has given nothing since then for longer than any gap that is still divided."""
-        last = [state.timeline.last for state in self.meters.values()]
-        return now - ended > self._patience.gap and any(sample is None or sample.at < ended for sample in last)
+        return now - ended > self._patience.gap and any(state.said_nothing(ended) for state in self.meters.values())
 
     def _close(self, bill: Bill) -> Bill:
         flight = self.bills.pop(bill.flight.row).flight
+        self._running.pop(flight.row, None)
         for state in self.meters.values():
             state.true_up.forget(flight.row)
         self.steps.closed(flight)

@@ -88,6 +88,10 @@ class MeterState:
         """With the model loaded and nothing running; None until that was seen."""
         return self.idle.watts
 
+    def said_nothing(self, since: Nanoseconds) -> bool:
+        """Whether no reading has come since then."""
+        return self.timeline.last is None or self.timeline.last.at < since
+
     def sampled(self, sample: Sample, known_counter: Microjoules | None) -> None:
         """Takes in a reading. known_counter: where the ledger left this same counter, for the first reading.
 

@@ -9,11 +9,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
+from operator import attrgetter
 
 from proxy.accounting import experts
 from proxy.accounting.activity import Activity, Span, Work, presence
 from proxy.accounting.crowd import Crowd
-from proxy.accounting.flight import Flight
+from proxy.accounting.flight import Flight, Tick
 from proxy.accounting.step_clock import ONE_BY_ONE, Pace, StepClock
 from proxy.accounting.strangers import Strangers
 from proxy.accounting.units import SECOND, Nanoseconds
@@ -71,7 +72,7 @@ def reconstruct(
 ) -> Activity:
     """The activity of a window, ordered by row; flights that the engine did not hold in it are left out."""
     present, spans = [], []
-    for flight in sorted(flights, key=lambda one: one.row):
+    for flight in sorted(flights, key=attrgetter("row")):
         where = presence(flight, window)
         if where is not None:
             present.append(flight)
@@ -91,7 +92,8 @@ def work_of(flight: Flight, held: Span, reading: Reading) -> Work:
     """One flight's work in a window in which the engine held it during `held`."""
     window = reading.window
     work = Work(present_ns=float(held.length * flight.sequences))
-    if flight.first is None or flight.first > window.start or flight.silent:
+    first = flight.first
+    if first is None or first > window.start or flight.silent:
         prefill = prefill_span(flight, reading.weights, window.end)
         part = prefill.within(window) if prefill else None
         if prefill and part:
@@ -107,12 +109,12 @@ def _add_prefill(work: Work, flight: Flight, span: Span, part: Span, reading: Re
     low, high = (part.start - span.start) / span.length, (part.end - span.start) / span.length
     # Without a first token nobody knows how far the prefill is: it holds its place in the steps, no more.
     begun = flight.first is not None or flight.silent or flight.ended is not None
-    tokens = float(flight.computed) if begun else 0.0
+    tokens, prompts = float(flight.computed) if begun else 0.0, flight.prompts
     if flight.first is None and flight.ended is not None and not flight.silent:
         # It left before its first token: no more than there was time for.
         tokens *= min(1.0, span.length / SECOND / prefill_s(flight, reading.weights))
     if begun:
-        cached, uncached = flight.cached / flight.prompts, flight.uncached / flight.prompts
+        cached, uncached = flight.cached / prompts, flight.uncached / prompts
         context = reading.weights.prefill_context(cached + uncached * low, uncached * (high - low))
         work.prefill += tokens * (high - low)
         work.prefill_context += context * (tokens / uncached if uncached else 0.0)
@@ -140,23 +142,23 @@ def _add_ticks(work: Work, flight: Flight, reading: Reading) -> None:
         _add_decode(work, flight, last_made - first_made, (first_made + last_made) / 2, steps, reading)
 
 
-def _made_in(ticks: Iterable[tuple[int, float]], window: Span, crowd: Crowd) -> tuple[float, float, float]:
+def _made_in(ticks: Sequence[Tick], window: Span, crowd: Crowd) -> tuple[float, float, float]:
     """Tokens made before a window and until its end, and the sum of 1/n over those in between.
 
-    Called for every stream of every window, so it is one plain loop.
+    Called for every stream of every window, so it is one plain loop over the ticks of the window only.
     """
     start, end = window.start, window.end
     edges, rates, integrals = crowd.edges, crowd.rates, crowd.integrals
-    later = iter(ticks)
-    at, made = next(later)
-    first, place, integral, steps = None, 0, 0.0, 0.0
-    for next_at, next_made in later:
-        if next_at > start and next_at > at:
-            if first is None:
-                if at < start:
-                    made, at = made + (next_made - made) * (start - at) / (next_at - at), start
-                first, place = made, bisect_right(edges, at) - 1
-                integral = integrals[place] + rates[place] * (at - edges[place])
+    begun = bisect_left(ticks, Tick(Nanoseconds(max(start, ticks[0].at) + 1), 0)) - 1
+    inside: Sequence[tuple[int, float]] = ticks[begun : bisect_left(ticks, Tick(end, 0), begun) + 1]
+    at, made = inside[0]
+    if at < start:
+        next_at, next_made = inside[1]
+        made, at = made + (next_made - made) * (start - at) / (next_at - at), start
+    first, place = made, bisect_right(edges, at) - 1
+    integral, steps = integrals[place] + rates[place] * (at - edges[place]), 0.0
+    for next_at, next_made in inside[1:]:
+        if next_at > at:
             if next_at > end:
                 next_made, next_at = made + (next_made - made) * (end - at) / (next_at - at), end
             # up to, but not into, the stretch that begins there: the last edge begins none
@@ -165,9 +167,7 @@ def _made_in(ticks: Iterable[tuple[int, float]], window: Span, crowd: Crowd) -> 
             steps += (next_made - made) * (after - integral) / (next_at - at)
             integral = after
         at, made = next_at, next_made
-        if at >= end:
-            break
-    return (made if first is None else first), made, steps
+    return first, made, steps
 
 
 def _add_silent_decode(work: Work, flight: Flight, reading: Reading) -> None:

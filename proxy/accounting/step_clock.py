@@ -3,13 +3,14 @@
 A stream gains its tokens once per step, so its own tokens are the engine's steps.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import nlargest
+from operator import itemgetter
 
 from proxy.accounting.activity import Span
-from proxy.accounting.flight import Flight
+from proxy.accounting.flight import Flight, Tick
 from proxy.accounting.units import Nanoseconds
 
 CLOCKS = 4
@@ -38,10 +39,10 @@ class StreamClock:
     """
 
     def __init__(self, stream: Flight, window: Span, pace: Pace) -> None:
-        per_step = stream.sequences * pace.tokens_per_step
-        ticks = [tick for tick in stream.ticks if tick.at <= window.end]
-        later = next((tick for tick in stream.ticks if tick.at > window.end), None)
-        ticks += [] if later is None else [later]
+        per_step, every = stream.sequences * pace.tokens_per_step, stream.ticks
+        # From the last tick before the window to the first one after it, or as far as they go.
+        begun = max(0, bisect_left(every, Tick(Nanoseconds(window.start + 1), 0)) - 1)
+        ticks = every[begun : bisect_left(every, Tick(Nanoseconds(window.end + 1), 0)) + 1]
         self._at = [tick.at for tick in ticks]
         self._steps = [tick.tokens / per_step for tick in ticks]
         self.rate = self.steps(window) / max(1, self._known(window))
@@ -50,13 +51,14 @@ class StreamClock:
         return min(span.end, self._at[-1]) - max(span.start, self._at[0])
 
     def _up_to(self, instant: Nanoseconds) -> float:
-        index = bisect_right(self._at, instant) - 1
+        times, steps = self._at, self._steps
+        index = bisect_right(times, instant) - 1
         if index < 0:
-            return self._steps[0]
-        if index + 1 == len(self._at):
-            return self._steps[-1]
-        part = (instant - self._at[index]) / (self._at[index + 1] - self._at[index])
-        return self._steps[index] + part * (self._steps[index + 1] - self._steps[index])
+            return steps[0]
+        if index + 1 == len(times):
+            return steps[-1]
+        at, done = times[index], steps[index]
+        return done + (instant - at) / (times[index + 1] - at) * (steps[index + 1] - done)
 
     def steps(self, span: Span) -> float:
         """Steps in a span, where the stream gave tokens; beyond its ends it says nothing, which is 0."""
@@ -71,14 +73,15 @@ class StepClock:
     """The engine's steps in a window, by the streams that cover most of it; several, because tokens come unevenly."""
 
     def __init__(self, flights: Iterable[Flight], window: Span, pace: Pace) -> None:
-        covering = []
+        covering, start, end = [], window.start, window.end
         for flight in flights:
             ticks = flight.ticks
-            if not flight.silent and len(ticks) > 1:
-                time_ns = min(ticks[-1].at, window.end) - max(ticks[0].at, window.start)
+            if len(ticks) > 1 and not flight.silent:
+                (first, _), (last, _) = ticks[0], ticks[-1]
+                time_ns = (last if last < end else end) - (first if first > start else start)
                 if time_ns > 0:
                     covering.append((time_ns, flight))
-        longest = nlargest(CLOCKS, covering, key=lambda pair: pair[0])
+        longest = nlargest(CLOCKS, covering, key=itemgetter(0))
         self._clocks = [StreamClock(flight, window, pace) for _, flight in longest]
 
     @property

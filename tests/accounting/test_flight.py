@@ -2,6 +2,8 @@
 What a flight says of its prompt: found in the cache, new, and computed, for any number of prompts and answers.
 """
 
+from itertools import accumulate
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,6 +78,24 @@ def test_sums_are_right(prompt: int, n: int, prompts: int, part: float, again: f
 
     assert one.cached + one.uncached == prompt
     assert 0 <= one.uncached <= one.computed <= one.read
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=20), st.integers(0, 60), st.integers(0, 60))
+def test_forgotten_ticks_are_those_that_no_window_needs(gaps: list[int], until: int, later: int) -> None:
+    """
+    The last one not after the instant stays, as the start of what came next; several may come at once.
+    """
+    one, whole = Flight("r", "r", ms(0)), Flight("r", "r", ms(0))
+    for number, at in enumerate(accumulate(gaps), 1):
+        one.tick(ms(at), number)
+        whole.tick(ms(at), number)
+    one.forget_before(ms(until))
+
+    kept = [tick for tick in whole.ticks if tick.at > ms(until)]
+    before = [tick for tick in whole.ticks if tick.at <= ms(until)]
+    assert one.ticks == before[-1:] + kept
+    assert whole.made_by(ms(later)) == sum(at <= later for at in accumulate(gaps))
+    assert later < until or one.made_by(ms(later)) == whole.made_by(ms(later))
 
 
 def test_the_end_forgets_the_names_of_the_prompt() -> None:

@@ -2,9 +2,11 @@
 Windows meet requests: when they are divided, what is booked, and what a reader may rely on.
 """
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.accounting import group as group_module
 from proxy.accounting.bill import Bill
 from proxy.accounting.flight import Flight
 from proxy.accounting.group import Group, Patience
@@ -44,6 +46,43 @@ def test_a_long_prefill_holds_its_windows_open() -> None:
 
     flight.tick(ms(260), 1)
     assert [20_000_000] == [split.window.energy for split in target.settle(ms(5_000))]
+
+
+def held(streams: int, windows: int, *meters: str) -> Group:
+    """A prefill that has held many streams' windows of half a second open, and has just got its first token."""
+    target = group(*meters)
+    opened(target, stream("held", first=500 * windows + 1, tokens=1, prompt=4000, over=False))
+    for number in range(streams):
+        opened(target, stream(f"s{number}", first=20 + number, step=20, tokens=26 * windows, over=False))
+    for meter in target.meters:
+        readings(target, *range(0, 10_000 * (5 * windows + 1), 10_000), meter=meter)
+    return target
+
+
+def test_a_pass_after_a_held_window_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Whatever has piled up: a pass divides so many windows as its requests allow, the next ones the rest, and nobody
+    pays more or less for it.
+    """
+    at_once, little_by_little = held(49, 8), held(49, 8)
+    assert 8 == len(at_once.settle(ms(5_000)))
+
+    monkeypatch.setattr(group_module, "WORK_A_PASS", 100)
+    passes = [len(little_by_little.settle(ms(5_000))) for _ in range(5)]
+
+    assert [2, 2, 2, 2, 0] == passes
+    assert little_by_little.bills == at_once.bills
+
+
+def test_every_meter_gets_on_in_every_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Also when one window is more than a pass is meant to do; and at shutdown all is done.
+    """
+    monkeypatch.setattr(group_module, "WORK_A_PASS", 1)
+    target = held(9, 3, "m", "n")
+
+    assert ["m", "n"] == [split.window.meter for split in target.settle(ms(5_000))]
+    assert 20 == len(target.settle(ms(5_000), force=True))
 
 
 def test_patience_has_an_end() -> None:
