@@ -1,8 +1,9 @@
 """What one engine process has told of its steps."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from proxy.accounting.activity import Span, Work
 from proxy.accounting.step_work import whole_of
@@ -12,6 +13,8 @@ from proxy.accounting.weights import Weights
 
 BREATH = Nanoseconds(2 * MILLISECOND)
 """A pause between steps shorter than this is the engine's own work, whoever was in them."""
+WAS_THERE = Nanoseconds(SECOND)
+"""A process that is heard of so soon after listening began may have been at work long before."""
 LINGERS = Nanoseconds(2 * SECOND)
 """A process that another one has come for, and that has told nothing for so long, takes no new requests any more."""
 Process = tuple[int, int]
@@ -69,3 +72,31 @@ class EngineLog:
 
 def _same_request(before: EngineStep, after: EngineStep) -> bool:
     return not {one.name for one in before.sequences}.isdisjoint(one.name for one in after.sequences)
+
+
+class Met(NamedTuple):
+    """A log that begins, until when its process may have made steps that nobody told of, and how many it dropped."""
+
+    log: EngineLog
+    untold: Nanoseconds
+    lost: int
+
+
+def met(step: EngineStep, logs: Mapping[Process, EngineLog], since: Nanoseconds | None) -> Met:
+    """A process that was never heard before, or not for long. since: when listening began.
+
+    In a rolling restart the old process tells of steps for as long as it has something to finish; of two that were
+    there before anybody listened, the one that has made more steps is the old one.
+    """
+    log = EngineLog(step.number, step.start)
+    rivals = [one for (engine, _), one in logs.items() if engine == step.engine and one.replaced is None]
+    there = since is not None and step.start <= since + WAS_THERE
+    if rivals and there and step.number > max(one.number for one in rivals):
+        log.replaced = step.start
+    else:
+        for one in rivals:
+            one.replaced = step.start
+    untold = step.start if since is None or (rivals and not there) else min(since, step.start)
+    # Those that it did not have to drop were told, to us before we forgot it.
+    lost = min(step.number - 1, step.dropped) if rivals and not there else 0
+    return Met(log, untold if step.number > 1 else Nanoseconds(0), lost)

@@ -6,10 +6,11 @@ the step after it. Whoever cannot be joined to a request did not come through he
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from typing import Literal
 
 from proxy.accounting.activity import Activity, Span, Work, union
-from proxy.accounting.engine_log import EngineLog, Process
+from proxy.accounting.engine_log import EngineLog, Process, met
 from proxy.accounting.flight import Flight
 from proxy.accounting.power_curve import PowerCurve, StepName
 from proxy.accounting.step_names import SequenceNames
@@ -24,8 +25,6 @@ LOOKS_BACK = Nanoseconds(5 * SECOND // 2)
 """So long steps are kept after they have been paid for: a sensor may look at them late."""
 REMEMBERED_STEPS = 8_000
 """A minute or two of steps: what is kept while no meter gives readings to divide."""
-WAS_THERE = Nanoseconds(SECOND)
-"""A process that is heard of so soon after listening began may have been at work long before."""
 State = Literal["unheard", "live", "silent"]
 
 
@@ -54,7 +53,10 @@ class StepBook:
         process = step.engine, step.boot
         log = self._logs.get(process)
         if log is None:
-            log = self._logs[process] = self._met(step)
+            log, untold, lost = met(step, self._logs, self._since)
+            self._logs[process] = log
+            self._missed(Nanoseconds(0), untold)
+            self.lost += lost
         elif step.number != log.number + 1:
             self.lost += max(0, step.number - log.number - 1)
             self._missed(log.reached, step.start)
@@ -63,36 +65,13 @@ class StepBook:
             forgotten = log.steps[REMEMBERED_STEPS // 8].end
             self.forget_before(forgotten, looks_back=0)
             self._missed(Nanoseconds(0), forgotten)
-        for sequence in step.sequences:
-            if self.names.is_new(sequence.name):
-                first = self.names.join(sequence.name, step.start)
-                # A prompt is read once for each answer to it, but its tokens count once.
-                self._begun.append((step.end, sequence.name, sequence.before if first else 0))
-                row = self.names.row_of(sequence.name)
-                if row is not None:
-                    self._processes_of.setdefault(row, set()).add(process)
-
-    def _met(self, step: EngineStep) -> EngineLog:
-        """The log of a process that was never heard before, or not for long.
-
-        In a rolling restart the old process tells of steps for as long as it has something to finish; of two that were
-        there before anybody listened, the one that has made more steps is the old one.
-        """
-        log = EngineLog(step.number, step.start)
-        rivals = [one for (engine, _), one in self._logs.items() if engine == step.engine and one.replaced is None]
-        there = self._since is not None and step.start <= self._since + WAS_THERE
-        if rivals and there and step.number > max(one.number for one in rivals):
-            log.replaced = step.start
-        else:
-            for one in rivals:
-                one.replaced = step.start
-        missed = step.start if self._since is None or (rivals and not there) else min(self._since, step.start)
-        if step.number > 1:
-            self._missed(Nanoseconds(0), missed)
-        if rivals and not there:
-            # Those that it did not have to drop were told, to us before we forgot it.
-            self.lost += min(step.number - 1, step.dropped)
-        return log
+        for name, before in self.names.new_in(step):
+            first = self.names.join(name, step.start)
+            # A prompt is read once for each answer to it, but its tokens count once.
+            self._begun.append((step.end, name, before if first else 0))
+            row = self.names.row_of(name)
+            if row is not None:
+                self._processes_of.setdefault(row, set()).add(process)
 
     def _missed(self, start: Nanoseconds, end: Nanoseconds) -> None:
         if end > start:
@@ -225,26 +204,37 @@ class StepBook:
         """
         found: dict[str, Work] = {}
         occupied: list[tuple[Nanoseconds, Nanoseconds]] = []
+        begins, ends = window.start, window.end
         for log in self._logs.values():
             for step in log.steps:
-                if step.end > window.start and step.start < window.end:
+                if step.end > begins and step.start < ends:
                     known = worth.get((step.engine, step.boot, step.number), 1.0) if worth else 1.0
                     add_step(found, step, window, weights, known)
-                    occupied.append((max(step.start, window.start), min(step.end, window.end)))
+                    occupied.append((max(step.start, begins), min(step.end, ends)))
         for at, name, cached in self._begun:
-            if window.start < at <= window.end and name in found:
+            if begins < at <= ends and name in found:
                 # Cached tokens and the first of the answer take no position of their own, but are tokens all the same.
                 found[name].tokens += cached + 1
                 found[name].output_tokens += 1
-        by_row: dict[str, Work] = {}
-        stranger = Work()
-        for name, work in found.items():
-            row = self.names.row_of(name)
-            (stranger if row is None else by_row.setdefault(row, Work())).add(work)
-        present = sorted((flight for flight in flights if flight.row in by_row), key=lambda one: one.row)
+        by_row, stranger = self._by_row(found)
+        present = sorted((flight for flight in flights if flight.row in by_row), key=attrgetter("row"))
         works = [by_row.pop(flight.row) for flight in present]
         for work in by_row.values():
             stranger.add(work)
         covered = union(occupied)
         lasted = sum(span.length for span in covered)
         return Activity(present, works, [stranger] if stranger.steps else [], lasted, logged=True, covered=covered)
+
+    def _by_row(self, found: Mapping[str, Work]) -> tuple[dict[str, Work], Work]:
+        """The work of each request's sequences together, and of those that are nobody's here."""
+        by_row: dict[str, Work] = {}
+        stranger = Work()
+        for name, work in found.items():
+            row = self.names.row_of(name)
+            if row is None:
+                stranger.add(work)
+            elif row in by_row:
+                by_row[row].add(work)
+            else:
+                by_row[row] = work
+        return by_row, stranger

@@ -1,8 +1,9 @@
 """Whose sequence is it: joins the engine's names of sequences to the requests that went through here."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from proxy.accounting.flight import Flight
+from proxy.accounting.steps import EngineStep
 from proxy.accounting.units import Nanoseconds
 
 REMEMBERED_STRANGERS = 65_536
@@ -40,6 +41,13 @@ class SequenceNames:
     def is_new(self, name: str) -> bool:
         """Whether a step with this name was never seen."""
         return name not in self._row_of and name not in self._strangers
+
+    def new_in(self, step: EngineStep) -> Iterator[tuple[str, int]]:
+        """Names in a step that were never seen, and the context that was there before. To be joined one by one."""
+        known = self._row_of
+        for name, before, *_ in [one for one in step.sequences if one[0] not in known]:
+            if self.is_new(name):
+                yield name, before
 
     def join(self, name: str, start: Nanoseconds) -> bool:
         """Finds whose a new name is. start: of the step that holds it. True: it is the first of its request."""

@@ -17,17 +17,23 @@ def add_step(found: dict[str, Work], step: EngineStep, window: Span, weights: We
         part = (min(step.end, window.end) - max(step.start, window.start)) / length
     weight = part * worth
     share, present_ns = weight / len(step.sequences), part * length
-    windowed = weights.windowed > 0
+    windowed, known = weights.windowed > 0, found.get
     for name, before, prefill, decode, recomputed in step.sequences:
-        work = found.get(name)
+        work = known(name)
         if work is None:
             work = found[name] = Work()
         work.steps += share
         work.present_ns += present_ns
+        if decode == 1 and not prefill and not recomputed and not windowed:
+            # Nearly all sequences of nearly all steps.
+            work.tokens += part
+            work.output_tokens += part
+            work.decode += weight
+            work.decode_context += weight * before
+            continue
         work.tokens += part * (prefill + decode - recomputed)
         work.output_tokens += part * decode
-        if recomputed > prefill:
-            prefill, decode = _anew(prefill, decode, recomputed)
+        prefill, decode = _anew(prefill, decode, recomputed)
         if prefill:
             work.prefill += weight * prefill
             work.prefill_context += weight * weights.prefill_context(before, prefill)
@@ -48,7 +54,7 @@ def _add_experts(found: dict[str, Work], step: EngineStep, weights: Weights, wei
 
 def _anew(prefill: int, decode: int, recomputed: int) -> tuple[int, int]:
     """Positions by how they are computed: a preempted answer is computed anew in chunks, as a prompt is."""
-    again = min(decode, recomputed - prefill)
+    again = min(decode, max(0, recomputed - prefill))
     return prefill + again, decode - again
 
 
@@ -58,8 +64,11 @@ def whole_of(step: EngineStep, weights: Weights) -> Work:
     prefill_context = context = 0.0
     windowed = weights.windowed > 0
     for _, before, chunk, positions, recomputed in step.sequences:
-        if recomputed > chunk:
-            chunk, positions = _anew(chunk, positions, recomputed)
+        if positions == 1 and not chunk and not recomputed and not windowed:
+            decode += 1
+            context += before
+            continue
+        chunk, positions = _anew(chunk, positions, recomputed)
         if chunk:
             prefill += chunk
             prefill_context += weights.prefill_context(before, chunk)
