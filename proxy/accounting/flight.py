@@ -84,7 +84,7 @@ class Flight:
         """Completion tokens known to have been there at an instant; those before the last tick kept count as there."""
         if self.ended is not None and self.ended <= instant:
             return self.completion_tokens or 0
-        later = bisect_left(self.ticks, Tick(Nanoseconds(instant + 1), 0))
+        later = bisect_left(self.ticks, (instant + 1, 0))
         return self.ticks[later - 1].tokens if later else 0
 
     def end(self, at: Nanoseconds, outcome: Outcome) -> None:
@@ -98,7 +98,7 @@ class Flight:
         """Drops ticks that no unsettled window needs; the last one not after `instant` stays as the burst's start."""
         ticks = self.ticks
         if len(ticks) > 1 and ticks[1].at <= instant:
-            del ticks[: bisect_left(ticks, Tick(Nanoseconds(instant + 1), 0)) - 1]
+            del ticks[: bisect_left(ticks, (instant + 1, 0)) - 1]
 
     @property
     def prompt(self) -> int:

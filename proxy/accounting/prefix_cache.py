@@ -5,7 +5,9 @@ equal prefixes (vLLM's own rule for its blocks). Nothing of a prompt can be read
 Lengths are in units of about 16 tokens.
 """
 
+from bisect import bisect_left
 from collections import OrderedDict
+from dataclasses import dataclass
 from itertools import takewhile
 from math import ceil
 from typing import NamedTuple
@@ -52,14 +54,62 @@ class Match(NamedTuple):
     answer: float
 
 
+@dataclass(slots=True, eq=False)
+class Stretch:
+    """Pieces of prompts that lie one after the other and were last used together, from the piece number `start` on.
+
+    Their names imply all before them: where one is equal to another's, so are all that come before.
+    """
+
+    names: tuple[bytes, ...]
+    start: int
+
+    def in_common(self, pieces: tuple[bytes, ...]) -> int:
+        """How many of them a prompt has, too, that has the first of them."""
+        names, start = self.names, self.start
+        count = min(len(names), len(pieces) - start)
+        if names[count - 1] == pieces[start + count - 1]:
+            return count
+        return bisect_left(range(count), True, key=lambda number: names[number] != pieces[start + number])
+
+    def units_from(self, number: int) -> int:
+        """Units in those after the first so many."""
+        end, start = self.start + len(self.names), self.start + number
+        return end - start if end <= EQUAL_PIECES else reach(end) - reach(start)
+
+    def without(self, units: int) -> int:
+        """How many are left when so many units must go, the deepest first, or all."""
+        left = len(self.names)
+        if self.start + left <= EQUAL_PIECES:
+            return max(0, left - units)
+        while units > 0 and left:
+            left -= 1
+            units -= size(self.start + left)
+        return left
+
+
+@dataclass(slots=True, eq=False)
+class End:
+    """The last piece of a prompt and the answer to it, in units."""
+
+    name: bytes
+    units: int = 0
+
+
 class PrefixCache:
-    """Pieces by least recent use, as vLLM frees them: of one prompt the deepest go first (BlockPool.free_blocks)."""
+    """Pieces by least recent use, as vLLM frees them: of one prompt the deepest go first (BlockPool.free_blocks).
+
+    What was last used together is kept together and found by its first name, so that a prompt is a few entries.
+    """
 
     def __init__(self, room: int) -> None:
         """Room is in units."""
         self._room = room
         self._units = 0
-        self._sizes: OrderedDict[bytes, int] = OrderedDict()
+        self._stretches: dict[bytes, Stretch] = {}
+        self._ends: dict[bytes, End] = {}
+        self._order: OrderedDict[Stretch | End, None] = OrderedDict()
+        self._torn = False
 
     @property
     def room(self) -> int:
@@ -79,8 +129,7 @@ class PrefixCache:
 
         The last unit, begun or whole, is never there: the engine finds whole blocks only, and not the last token.
         """
-        held = self._sizes
-        pieces = sum(1 for _ in takewhile(held.__contains__, chain.pieces))
+        held, pieces = self._ends, self._pieces_of(chain)
         most = float(max(0, ceil(chain.length) - 1))
         again = pieces == len(chain.pieces) and chain.end in held
         at = most if again else min(most, float(reach(pieces)))
@@ -90,35 +139,94 @@ class PrefixCache:
         at = max(at, known[-1].start)
         return Match(pieces, at, known[-1].end - at)
 
+    def _pieces_of(self, chain: Chain) -> int:
+        pieces, count = chain.pieces, 0
+        while count < len(pieces) and (stretch := self._stretches.get(pieces[count])) is not None:
+            count += stretch.in_common(pieces)
+        return count
+
     def hold(self, chain: Chain, answer: int = 0) -> None:
         """Puts a prompt in, or notes that it is in use. answer: units made in answer to it, which need room too."""
-        # Called twice for every request, over all of its pieces: one plain loop.
-        sizes, use, pieces = self._sizes, self._sizes.move_to_end, chain.pieces
-        before = sizes.get(chain.end, 0)
-        answered = max(1, answer, before)
-        self._units += answered - before
-        sizes[chain.end] = answered
-        use(chain.end)
-        for number in range(len(pieces) - 1, -1, -1):  # the deepest first
-            name = pieces[number]
-            if name in sizes:
-                use(name)
-            else:
-                sizes[name] = units = 1 if number < EQUAL_PIECES else size(number)
-                self._units += units
+        order, end = self._order, self._ends.get(chain.end)
+        if end is None:
+            end = self._ends[chain.end] = End(chain.end)
+        units = max(1, answer, end.units)
+        self._units += units - end.units
+        end.units = units
+        order[end] = None
+        order.move_to_end(end)
+        for stretch in reversed(self._path(chain.pieces)):  # the deepest first
+            order[stretch] = None
+            order.move_to_end(stretch)
         if self._units > self._room:
             self._evict()
 
+    def _path(self, pieces: tuple[bytes, ...]) -> list[Stretch]:
+        """The stretches that make up a prompt; what is not there is put in."""
+        path, place = [], 0
+        while place < len(pieces):
+            stretch = self._stretches.get(pieces[place])
+            if stretch is None:
+                stretch = self._added(pieces, place)
+            else:
+                common = stretch.in_common(pieces)
+                if common < len(stretch.names):
+                    stretch = self._parted(stretch, common)
+            path.append(stretch)
+            place += len(stretch.names)
+        return path
+
+    def _added(self, pieces: tuple[bytes, ...], start: int) -> Stretch:
+        """Up to where something is there again, as may be once prompts were taken out again."""
+        names = pieces[start:] if start else pieces
+        if self._torn and not self._stretches.keys().isdisjoint(names):
+            names = tuple(takewhile(lambda name: name not in self._stretches, names))
+        stretch = self._stretches[names[0]] = Stretch(names, start)
+        self._units += stretch.units_from(0)
+        return stretch
+
+    def _parted(self, stretch: Stretch, number: int) -> Stretch:
+        """The first so many pieces, which are about to be used, by themselves; the others stay where they are."""
+        first = Stretch(stretch.names[:number], stretch.start)
+        stretch.names, stretch.start = stretch.names[number:], stretch.start + number
+        self._stretches[first.names[0]], self._stretches[stretch.names[0]] = first, stretch
+        return first
+
     def drop(self, chain: Chain, *, beyond: int) -> None:
         """Takes out the pieces after the first `beyond` ones, and the end: they were never computed."""
-        for name in (chain.end, *chain.pieces[beyond:]):
-            self._units -= self._sizes.pop(name, 0)
+        end, place, self._torn = self._ends.get(chain.end), 0, True
+        if end is not None:
+            self._shorten(end, 0)
+        while place < len(chain.pieces):
+            stretch = self._stretches.get(chain.pieces[place])
+            if stretch is None:
+                place += 1
+                continue
+            common = stretch.in_common(chain.pieces)
+            if place + common > beyond:
+                self._shorten(stretch, max(0, beyond - place))
+            place += common
+
+    def _shorten(self, held: Stretch | End, number: int) -> None:
+        """Leaves the first so many pieces of it, none of an end."""
+        if isinstance(held, End):
+            self._units -= held.units
+            del self._ends[held.name], self._order[held]
+            return
+        self._units -= held.units_from(number)
+        if not number:
+            del self._stretches[held.names[0]], self._order[held]
+        held.names = held.names[:number]
 
     def clear(self) -> None:
         """The engine has begun anew."""
-        self._sizes.clear()
+        self._stretches.clear()
+        self._ends.clear()
+        self._order.clear()
         self._units = 0
 
     def _evict(self) -> None:
         while self._units > self._room:
-            self._units -= self._sizes.popitem(last=False)[1]
+            oldest = next(iter(self._order))
+            left = oldest.without(self._units - self._room) if isinstance(oldest, Stretch) else 0
+            self._shorten(oldest, left)

@@ -149,8 +149,8 @@ def _made_in(ticks: Sequence[Tick], window: Span, crowd: Crowd) -> tuple[float, 
     """
     start, end = window.start, window.end
     edges, rates, integrals = crowd.edges, crowd.rates, crowd.integrals
-    begun = bisect_left(ticks, Tick(Nanoseconds(max(start, ticks[0].at) + 1), 0)) - 1
-    inside: Sequence[tuple[int, float]] = ticks[begun : bisect_left(ticks, Tick(end, 0), begun) + 1]
+    begun = bisect_left(ticks, (max(start, ticks[0].at) + 1, 0)) - 1
+    inside: Sequence[tuple[int, float]] = ticks[begun : bisect_left(ticks, (end, 0), begun) + 1]
     at, made = inside[0]
     if at < start:
         next_at, next_made = inside[1]

@@ -10,7 +10,7 @@ from heapq import nlargest
 from operator import itemgetter
 
 from proxy.accounting.activity import Span
-from proxy.accounting.flight import Flight, Tick
+from proxy.accounting.flight import Flight
 from proxy.accounting.units import Nanoseconds
 
 CLOCKS = 4
@@ -41,8 +41,8 @@ class StreamClock:
     def __init__(self, stream: Flight, window: Span, pace: Pace) -> None:
         per_step, every = stream.sequences * pace.tokens_per_step, stream.ticks
         # From the last tick before the window to the first one after it, or as far as they go.
-        begun = max(0, bisect_left(every, Tick(Nanoseconds(window.start + 1), 0)) - 1)
-        ticks = every[begun : bisect_left(every, Tick(Nanoseconds(window.end + 1), 0)) + 1]
+        begun = max(0, bisect_left(every, (window.start + 1, 0)) - 1)
+        ticks = every[begun : bisect_left(every, (window.end + 1, 0)) + 1]
         self._at = [tick.at for tick in ticks]
         self._steps = [tick.tokens / per_step for tick in ticks]
         self.rate = self.steps(window) / max(1, self._known(window))

@@ -126,6 +126,10 @@ class Plain:
         while sum(units for _, units in self.held) > self.room:
             del self.held[0]
 
+    def drop(self, one: Chain, beyond: int) -> None:
+        gone = {one.end, *one.pieces[beyond:]}
+        self.held = [entry for entry in self.held if entry[0] not in gone]
+
     def found(self, one: Chain) -> int:
         names = {name for name, _ in self.held}
         return next((at for at, name in enumerate(one.pieces) if name not in names), len(one.pieces))
@@ -146,6 +150,39 @@ def test_it_holds_what_a_plain_model_holds(room: int, sent: list[list[int]], ask
     assert len(cache) == sum(units for _, units in plain.held) <= room
     names = {name for name, _ in plain.held if not name.startswith(b"end")}
     assert all(name.rpartition(b"/")[0] in names for name in names if b"/" in name)
+
+
+@given(st.integers(0, 25), st.lists(st.tuples(st.booleans(), PATHS), max_size=25), st.lists(PATHS, max_size=5))
+def test_what_was_dropped_and_comes_again_is_as_in_a_plain_model(
+    room: int, sent: list[tuple[bool, list[int]]], asked: list[list[int]]
+) -> None:
+    """Some requests leave before they were computed, and take out what they alone had put in."""
+    cache, plain = PrefixCache(room), Plain(room)
+    for leaves, path in sent:
+        one = chain(*path)
+        before = cache.found(one).pieces
+        cache.hold(one)
+        plain.hold(one)
+        if leaves:
+            cache.drop(one, beyond=before)
+            plain.drop(one, beyond=before)
+
+    assert [cache.found(chain(*path)).pieces for path in asked] == [plain.found(chain(*path)) for path in asked]
+    assert len(cache) == sum(units for _, units in plain.held) <= room
+
+
+def test_what_stood_on_a_dropped_prompt_is_found_again_once_that_is_there() -> None:
+    """The later prompt's own pieces were computed, or will be, all the same."""
+    cache = PrefixCache(100)
+    cache.hold(chain(1, 2))
+    cache.hold(chain(1, 2, 3, 4))
+    cache.drop(chain(1, 2), beyond=0)
+    assert (cache.found(chain(1, 2, 3, 4)).pieces, len(cache)) == (0, 3)
+
+    cache.hold(chain(1, 2, 5))
+    assert (cache.found(chain(1, 2, 3, 4)).pieces, len(cache)) == (4, 7)
+    cache.hold(chain(1, 2, 3, 4, 6))
+    assert len(cache) == 9
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=9), min_size=1, max_size=9), st.data())
