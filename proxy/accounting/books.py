@@ -73,9 +73,10 @@ class Tallies:
     def closed(self, bill: Bill) -> None:
         """A request is settled: its tokens and its outcome count."""
         flight = bill.flight
-        counted = (flight.prompt_tokens, flight.cached_tokens, flight.completion_tokens)
-        for kind, tokens in zip(("prompt", "cached", "completion"), counted, strict=True):
-            self.tokens_by_model_kind[bill.model, kind] += tokens or 0
+        model, tokens = bill.model, self.tokens_by_model_kind
+        tokens[model, "prompt"] += flight.prompt_tokens or 0
+        tokens[model, "cached"] += flight.cached_tokens or 0
+        tokens[model, "completion"] += flight.completion_tokens or 0
         self.requests_by_model_outcome[bill.model, flight.outcome or "ok"] += 1
         if flight.metered_work and bill.grade is not None:
             self.requests_by_grade["unmeasured" if bill.unmeasured else bill.grade] += 1

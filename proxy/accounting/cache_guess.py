@@ -45,7 +45,7 @@ class _Opened(NamedTuple):
     """
 
     chains: tuple[Chain, ...]
-    found: tuple[int, ...]
+    found: list[int]
     units: float
     sent: float
     made: float
@@ -70,17 +70,21 @@ class CacheGuess:
         """A request is about to be sent: sets its guess, and takes over the names of its prompts' pieces."""
         chains, flight.prefix = flight.prefix, ()
         flight.reread_part = min(1.0, self._sent.value) if self._cache.room else 0.0
-        units = sum(chain.length for chain in chains)
+        units = sum([chain.length for chain in chains])
         if not units or not self._cache.room:
             return
-        matches = []
+        sent, made, found = 0.0, 0.0, []
         for chain in chains:  # one after the other: prompts of one request share their beginnings, too
-            matches.append(self._cache.found(chain))
+            pieces, prompt, answer = self._cache.found(chain)
             self._cache.hold(chain)
-        sent = sum(match.prompt for match in matches) / units
-        made = sum(match.answer for match in matches) / units
-        flight.cached_part = min(1.0, sent * self._sent.value + made * self._made.value)
-        found = tuple(match.pieces for match in matches)
+            found.append(pieces)
+            sent += prompt
+            made += answer
+        sent, made = sent / units, made / units
+        if sent or made:
+            flight.cached_part = min(1.0, sent * self._sent.value + made * self._made.value)
+        else:
+            flight.cached_part = 0.0
         self._opened[flight.row] = _Opened(chains, found, units, sent, made, flight.cached_part)
 
     def finished(self, flight: Flight) -> None:

@@ -50,4 +50,5 @@ class Crowd:
 
     def mean_share(self, span: Span) -> float:
         """Time mean of 1/n over a span inside the window."""
-        return (self.up_to(span.end) - self.up_to(span.start)) / span.length
+        start, end = span.start, span.end
+        return (self.up_to(end) - self.up_to(start)) / (end - start)

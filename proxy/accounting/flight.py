@@ -127,7 +127,8 @@ class Flight:
     @property
     def uncached(self) -> int:
         """Prompt tokens that were not found in the cache, each prompt counted once."""
-        return max(0, self.prompt - self.cached)
+        new = self.prompt - self.cached
+        return new if new > 0 else 0
 
     @property
     def start(self) -> Nanoseconds:
@@ -151,8 +152,9 @@ class Flight:
         The second answer finds what the first has put into the cache: with vLLM 0.32 n=3 on 1500 new tokens computes
         1500 + 2 * 28 (a started block is never found), and tells 1472 cached tokens.
         """
-        if self.sequences == 1:
-            return self.uncached
+        if self.sequences == 1 and self.cached_tokens is not None:
+            told = self.prompt - self.cached_tokens
+            return told if told > 0 else 0
         again = self.sequences // self.prompts - 1
         return self.uncached + again * max(0, self.prompt - self._reread) if again else self.uncached
 

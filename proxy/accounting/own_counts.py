@@ -31,7 +31,7 @@ def steps_of(scrapes: Iterable[EngineCounters]) -> Curve | None:
     return Curve([at for at, _ in known[begins:]], [steps for _, steps in known[begins:]]) if known else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Looking:
     """An instant on the engine's clock, and what is needed to tell what a request had got by then.
 

@@ -72,7 +72,9 @@ def reconstruct(
 ) -> Activity:
     """The activity of a window, ordered by row; flights that the engine did not hold in it are left out."""
     present, spans = [], []
-    for flight in sorted(flights, key=attrgetter("row")):
+    # Of most it is seen at once that they were over.
+    begins = window.start
+    for flight in sorted([one for one in flights if one.ended is None or one.ended > begins], key=attrgetter("row")):
         where = presence(flight, window)
         if where is not None:
             present.append(flight)
@@ -106,30 +108,32 @@ def work_of(flight: Flight, held: Span, reading: Reading) -> Work:
 
 
 def _add_prefill(work: Work, flight: Flight, span: Span, part: Span, reading: Reading) -> None:
-    low, high = (part.start - span.start) / span.length, (part.end - span.start) / span.length
+    begins, length = span.start, span.length
+    low, high = (part.start - begins) / length, (part.end - begins) / length
+    part_done = high - low
     # Without a first token nobody knows how far the prefill is: it holds its place in the steps, no more.
     begun = flight.first is not None or flight.silent or flight.ended is not None
     tokens, prompts = float(flight.computed) if begun else 0.0, flight.prompts
     if flight.first is None and flight.ended is not None and not flight.silent:
         # It left before its first token: no more than there was time for.
-        tokens *= min(1.0, span.length / SECOND / prefill_s(flight, reading.weights))
+        tokens *= min(1.0, length / SECOND / prefill_s(flight, reading.weights))
     if begun:
         cached, uncached = flight.cached / prompts, flight.uncached / prompts
-        context = reading.weights.prefill_context(cached + uncached * low, uncached * (high - low))
-        work.prefill += tokens * (high - low)
+        context = reading.weights.prefill_context(cached + uncached * low, uncached * part_done)
+        work.prefill += tokens * part_done
         work.prefill_context += context * (tokens / uncached if uncached else 0.0)
-        work.tokens += flight.prompt * (high - low)
+        work.tokens += flight.prompt * part_done
     steps = reading.clock.steps(part) if reading.clock else None
     if steps is None:
-        steps = max(1, ceil(tokens / BATCHED_TOKENS)) * (high - low)
+        steps = max(1, ceil(tokens / BATCHED_TOKENS)) * part_done
     share = steps * reading.crowd.mean_share(part) * flight.sequences
     work.steps += share
     if reading.weights.experts:
         work.experts += share
     if not flight.silent or flight.ended is not None:
         first = flight.sequences if flight.completion_tokens else 0
-        work.tokens += first * (high - low)
-        work.output_tokens += first * (high - low)
+        work.tokens += first * part_done
+        work.output_tokens += first * part_done
 
 
 def _add_ticks(work: Work, flight: Flight, reading: Reading) -> None:

@@ -35,7 +35,7 @@ ONE_BY_ONE = Pace()
 class StreamClock:
     """The engine's steps as one stream shows them.
 
-    rate: steps per nanosecond over its part of the window.
+    rate: steps per nanosecond over its part of the window. at: when its tokens came.
     """
 
     def __init__(self, stream: Flight, window: Span, pace: Pace) -> None:
@@ -43,15 +43,16 @@ class StreamClock:
         # From the last tick before the window to the first one after it, or as far as they go.
         begun = max(0, bisect_left(every, (window.start + 1, 0)) - 1)
         ticks = every[begun : bisect_left(every, (window.end + 1, 0)) + 1]
-        self._at = [tick.at for tick in ticks]
+        self.at = [tick.at for tick in ticks]
         self._steps = [tick.tokens / per_step for tick in ticks]
         self.rate = self.steps(window) / max(1, self._known(window))
 
     def _known(self, span: Span) -> int:
-        return min(span.end, self._at[-1]) - max(span.start, self._at[0])
+        return min(span.end, self.at[-1]) - max(span.start, self.at[0])
 
-    def _up_to(self, instant: Nanoseconds) -> float:
-        times, steps = self._at, self._steps
+    def up_to(self, instant: Nanoseconds) -> float:
+        """Steps until an instant, from wherever the stream began."""
+        times, steps = self.at, self._steps
         index = bisect_right(times, instant) - 1
         if index < 0:
             return steps[0]
@@ -62,11 +63,11 @@ class StreamClock:
 
     def steps(self, span: Span) -> float:
         """Steps in a span, where the stream gave tokens; beyond its ends it says nothing, which is 0."""
-        return self._up_to(span.end) - self._up_to(span.start)
+        return self.up_to(span.end) - self.up_to(span.start)
 
     def knows(self, span: Span) -> bool:
         """Whether the stream gave tokens from before the span until after it."""
-        return self._at[0] <= span.start and span.end <= self._at[-1]
+        return self.at[0] <= span.start and span.end <= self.at[-1]
 
 
 class StepClock:
@@ -91,5 +92,9 @@ class StepClock:
 
     def steps(self, span: Span) -> float | None:
         """Steps in a span of the window; None where no stream was there all the while."""
-        known = [clock.steps(span) for clock in self._clocks if clock.knows(span)]
-        return sum(known) / len(known) if known else None
+        start, end, steps, clocks = span.start, span.end, 0.0, 0
+        for clock in self._clocks:
+            if clock.at[0] <= start and end <= clock.at[-1]:
+                steps += clock.up_to(end) - clock.up_to(start)
+                clocks += 1
+        return steps / clocks if clocks else None
