@@ -9,13 +9,15 @@ from proxy.accounting.units import Nanoseconds
 
 
 class Crowd:
-    """The integral of 1/n over a window; n counts sequences.
+    """The integral of 1/n over a window; n counts sequences of one step.
 
+    engines: how many step side by side, each with its part of the sequences: as even a part as can be, for want of
+    better knowledge.
     covered_ns: time in which there was anybody. edges: when n changes; rates: 1/n from each edge to the next;
     integrals: of 1/n, from the window's start to each edge.
     """
 
-    def __init__(self, window: Span, presences: Iterable[tuple[Span, float]]) -> None:
+    def __init__(self, window: Span, presences: Iterable[tuple[Span, float]], engines: int = 1) -> None:
         change: dict[Nanoseconds, float] = {window.start: 0.0, window.end: 0.0}
         for span, sequences in presences:
             start, end = span.start, span.end
@@ -30,7 +32,7 @@ class Crowd:
             rate = 0.0
             if held > 1e-9:
                 covered += following - edge
-                rate = 1.0 / held
+                rate = min(1.0, engines / held) if engines > 1 else 1.0 / held
             integral += rate * (following - edge)
             self.rates.append(rate)
             self.integrals.append(integral)

@@ -123,7 +123,9 @@ class Divider:
             return self._steps.activity(span, flights, self.weights)
         engine = self._engine
         held = engine.taken_up(flights, self.weights)
-        return reconstruct(span, held, weights=self.weights, unseen=engine.unseen, pace=engine.pace)
+        return reconstruct(
+            span, held, weights=self.weights, unseen=engine.unseen, pace=engine.pace, engines=engine.engines
+        )
 
     def _learn(self, result: Split, activity: Activity, looks: list[Look], *, measured: bool) -> None:
         # Of several meters each sees a part of the same work; the fit must see all of it.

@@ -47,6 +47,11 @@ class EngineView:
         self._computed = 0
 
     @property
+    def engines(self) -> int:
+        """Data-parallel engines at the last look; one while nothing is known."""
+        return 1 if self._now is None else self._now.engines
+
+    @property
     def busy(self) -> bool:
         """Whether it ran anything at the last look; False also while nothing is known."""
         return self._now is not None and self._now.running > 0

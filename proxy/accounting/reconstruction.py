@@ -69,8 +69,12 @@ def reconstruct(
     weights: Weights,
     unseen: Sequence[UnseenTraffic] = (),
     pace: Pace = ONE_BY_ONE,
+    engines: int = 1,
 ) -> Activity:
-    """The activity of a window, ordered by row; flights that the engine did not hold in it are left out."""
+    """The activity of a window, ordered by row; flights that the engine did not hold in it are left out.
+
+    engines: data-parallel ones behind the same address.
+    """
     present, spans = [], []
     # Of most it is seen at once that they were over.
     begins = window.start
@@ -80,13 +84,14 @@ def reconstruct(
             present.append(flight)
             spans.append((where, float(flight.sequences)))
     strangers = Strangers(window, unseen)
-    crowd = Crowd(window, [*spans, *strangers.presences])
+    crowd = Crowd(window, [*spans, *strangers.presences], engines)
     reading = Reading(window, crowd, weights, StepClock(present, window, pace), pace)
     works = [work_of(flight, where, reading) for flight, (where, _) in zip(present, spans, strict=True)]
     unknown = strangers.works(crowd, weights, pace, present)
     if weights.experts and crowd.covered_ns:
         every = [*works, *unknown]
-        experts.infer(every, weights.touched, sum(work.present_ns for work in every) / crowd.covered_ns)
+        held = sum(work.present_ns for work in every) / crowd.covered_ns / engines
+        experts.infer(every, weights.touched, held)
     return Activity(present, works, unknown, crowd.covered_ns, covered=crowd.covered)
 
 

@@ -30,6 +30,7 @@ class EngineCounters:
     drafts: None where it does not speculate.
     running and waiting are gauges at `at`: sequences in the batch, requests in the queue.
     steps: those that gave somebody a token; of several engines the mean. firsts: sequences whose prompt has been read.
+    engines: data-parallel ones on the page.
     """
 
     at: Nanoseconds
@@ -42,6 +43,7 @@ class EngineCounters:
     drafts: Drafts | None = None
     steps: float | None = None
     firsts: float | None = None
+    engines: int = 1
 
     @property
     def prompt_tokens(self) -> float:

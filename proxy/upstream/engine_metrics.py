@@ -59,9 +59,9 @@ def read_counters(page: bytes, at: Nanoseconds) -> EngineCounters | None:
     if prompt is None or running is None or waiting is None or generation is None:
         return None
     cached, capacity = _sum(_CACHED, page), _cache_capacity(page)
-    steps = _mean(_STEPS, page)
+    steps, firsts, engines = _mean(_STEPS, page), _sum(_FIRSTS, page), len(_LINE["running"].findall(page))
     return EngineCounters(
-        at, running, waiting, generation, prompt, cached, capacity, _drafts(page), steps, _sum(_FIRSTS, page)
+        at, running, waiting, generation, prompt, cached, capacity, _drafts(page), steps, firsts, engines
     )
 
 

@@ -224,6 +224,27 @@ def test_data_parallel_engines_share_no_step() -> None:
     assert found.covered_ns == ms(210)
 
 
+def test_data_parallel_engines_of_one_page_share_no_step_either() -> None:
+    """From token times: nobody says which engine has whom, but two engines have half of the sequences each."""
+    left, right = Engine(rank=0), Engine(rank=1)
+    rows = [f"r{number}" for number in range(8)]
+    for engine, part in ((left, rows[:4]), (right, rows[4:])):
+        for row in part:
+            engine.send(row)
+        engine.run(*(Computed(row, 0, 100, 0) for row in part))
+        engine.token(*part)
+        engine.decode(*part, times=20)
+    flights = [*left.flights.values(), *right.flights.values()]
+
+    def steps(engines: int) -> float:
+        found = reconstruct(Span(ms(0), ms(210)), flights, weights=WEIGHTS, engines=engines)
+        return sum(work.steps for work in found.works)
+
+    assert steps(1) == pytest.approx(21, rel=0.05)
+    assert steps(2) == pytest.approx(42, rel=0.05)
+    assert steps(16) == pytest.approx(8 * 21, rel=0.05)
+
+
 @both
 def test_data_parallel_engines_of_one_group_are_paid_from_one_ledger(logged: bool) -> None:
     """Alike on two engines they pay alike, and together all of it."""

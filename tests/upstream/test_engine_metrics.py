@@ -39,7 +39,7 @@ def test_engines_of_a_data_parallel_server_add_up() -> None:
     """One page, several engines."""
     found = read_counters(PAGE + PAGE.replace(b'engine="0"', b'engine="1"'), AT)
 
-    assert found == EngineCounters(AT, 6.0, 4.0, 3000.0, 1800.0)
+    assert found == EngineCounters(AT, 6.0, 4.0, 3000.0, 1800.0, engines=2)
 
 
 @pytest.mark.parametrize(
