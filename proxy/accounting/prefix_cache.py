@@ -58,28 +58,30 @@ class Match(NamedTuple):
 class Stretch:
     """Pieces of prompts that lie one after the other and were last used together, from the piece number `start` on.
 
-    Their names imply all before them: where one is equal to another's, so are all that come before.
+    Their names imply all before them: where one is equal to another's, so are all that come before. Only the first
+    `count` names are there still.
     """
 
     names: tuple[bytes, ...]
     start: int
+    count: int
 
     def in_common(self, pieces: tuple[bytes, ...]) -> int:
         """How many of them a prompt has, too, that has the first of them."""
         names, start = self.names, self.start
-        count = min(len(names), len(pieces) - start)
+        count = min(self.count, len(pieces) - start)
         if names[count - 1] == pieces[start + count - 1]:
             return count
         return bisect_left(range(count), True, key=lambda number: names[number] != pieces[start + number])
 
     def units_from(self, number: int) -> int:
         """Units in those after the first so many."""
-        end, start = self.start + len(self.names), self.start + number
+        end, start = self.start + self.count, self.start + number
         return end - start if end <= EQUAL_PIECES else reach(end) - reach(start)
 
     def without(self, units: int) -> int:
         """How many are left when so many units must go, the deepest first, or all."""
-        left = len(self.names)
+        left = self.count
         if self.start + left <= EQUAL_PIECES:
             return max(0, left - units)
         while units > 0 and left:
@@ -170,10 +172,10 @@ class PrefixCache:
                 stretch = self._added(pieces, place)
             else:
                 common = stretch.in_common(pieces)
-                if common < len(stretch.names):
+                if common < stretch.count:
                     stretch = self._parted(stretch, common)
             path.append(stretch)
-            place += len(stretch.names)
+            place += stretch.count
         return path
 
     def _added(self, pieces: tuple[bytes, ...], start: int) -> Stretch:
@@ -181,14 +183,15 @@ class PrefixCache:
         names = pieces[start:] if start else pieces
         if self._torn and not self._stretches.keys().isdisjoint(names):
             names = tuple(takewhile(lambda name: name not in self._stretches, names))
-        stretch = self._stretches[names[0]] = Stretch(names, start)
+        stretch = self._stretches[names[0]] = Stretch(names, start, len(names))
         self._units += stretch.units_from(0)
         return stretch
 
     def _parted(self, stretch: Stretch, number: int) -> Stretch:
         """The first so many pieces, which are about to be used, by themselves; the others stay where they are."""
-        first = Stretch(stretch.names[:number], stretch.start)
-        stretch.names, stretch.start = stretch.names[number:], stretch.start + number
+        first = Stretch(stretch.names[:number], stretch.start, number)
+        stretch.names, stretch.start = stretch.names[number : stretch.count], stretch.start + number
+        stretch.count -= number
         self._stretches[first.names[0]], self._stretches[stretch.names[0]] = first, stretch
         return first
 
@@ -216,7 +219,7 @@ class PrefixCache:
         self._units -= held.units_from(number)
         if not number:
             del self._stretches[held.names[0]], self._order[held]
-        held.names = held.names[:number]
+        held.count = number
 
     def clear(self) -> None:
         """The engine has begun anew."""
