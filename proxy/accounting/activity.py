@@ -24,7 +24,11 @@ class Span:
 
     def within(self, other: "Span") -> "Span | None":
         """The part inside `other`, or None where they do not meet."""
-        start, end = max(self.start, other.start), min(self.end, other.end)
+        start, end = self.start, self.end
+        if start < other.start:
+            start = other.start
+        if end > other.end:
+            end = other.end
         return Span(start, end) if end > start else None
 
     @property

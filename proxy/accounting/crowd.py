@@ -45,12 +45,10 @@ class Crowd:
         edges = zip(pairwise(self.edges), self.rates, strict=True)
         return union(pair for pair, rate in edges if rate > 0)
 
-    def up_to(self, instant: Nanoseconds) -> float:
-        """Nanoseconds times 1/n from the window's start to an instant inside the window."""
-        index = min(bisect_right(self.edges, instant) - 1, self._last)
-        return self.integrals[index] + self.rates[index] * (instant - self.edges[index])
-
     def mean_share(self, span: Span) -> float:
         """Time mean of 1/n over a span inside the window."""
-        start, end = span.start, span.end
-        return (self.up_to(end) - self.up_to(start)) / (end - start)
+        start, end, edges, rates, integrals = span.start, span.end, self.edges, self.rates, self.integrals
+        low = min(bisect_right(edges, start) - 1, self._last)
+        high = min(bisect_right(edges, end, low) - 1, self._last)
+        before = integrals[low] + rates[low] * (start - edges[low])
+        return (integrals[high] + rates[high] * (end - edges[high]) - before) / (end - start)

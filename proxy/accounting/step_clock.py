@@ -94,7 +94,8 @@ class StepClock:
         """Steps in a span of the window; None where no stream was there all the while."""
         start, end, steps, clocks = span.start, span.end, 0.0, 0
         for clock in self._clocks:
-            if clock.at[0] <= start and end <= clock.at[-1]:
+            at = clock.at
+            if at[0] <= start and end <= at[-1]:
                 steps += clock.up_to(end) - clock.up_to(start)
                 clocks += 1
         return steps / clocks if clocks else None
