@@ -6,7 +6,8 @@ weight differs from its prior, all measured against a common scale g (only ratio
     sum (E - sum_k m_k * theta0_k * x_k)^2 / (noise^2 * E_typical * E)  +  sum_k lambda_k * (m_k/g - 1)^2
 
 with m_k/g kept between 1/3 and 3 (trust region), old stretches forgotten within an hour. Every stretch is predicted
-before it is learnt from; the fit is used only while those predictions are better than the prior's.
+before it is learnt from; the fit is used only while those predictions are better than the prior's. Where the step log
+tells what ran while the sensor looked (`step_worth`), each reading is such a stretch, with a fraction of the noise.
 Source: research on calibration of weights (6.5); constants from tests/accuracy.
 """
 
@@ -20,13 +21,15 @@ from proxy.accounting.weights import Weights
 
 TERMS = ("step", "experts", "prefill", "attention", "decode", "context")
 """Weights that are fitted, in the order of the regression's unknowns."""
-STIFFNESS = (10.0, 20.0, 5.0, 40.0, 5.0, 20.0)
+STIFFNESS = (10.0, 20.0, 5.0, 40.0, 60.0, 20.0)
 """How much each is held to its prior: attention hardly shows against prefill, experts against the fixed part, decode
 against context; a step and a prompt token show well in any traffic."""
 NOISE = 0.25
 """Relative, of a stretch of 0.1 s seen by a part-time sensor."""
 LEAST_NOISE = 0.05
 """Of a reading of which it is known when the sensor looked: what the prediction gets wrong is not chance alone."""
+SLOW = 1 - 1 / 1500
+"""What such a reading leaves of the level: some minutes count, for as long as a board takes to get warm."""
 MEMORY_S = 3600.0
 STRETCH_S = 0.5
 """Work is gathered so long before it counts as one observation."""
@@ -64,6 +67,20 @@ class Judged:
     def error(self) -> float | None:
         """Root mean square, relative; None until there were enough."""
         return sqrt(self.square / self.weight) if self.weight >= self.fewest * 0.9 else None
+
+
+@dataclass(slots=True)
+class Level:
+    """Measured over predicted joules, as a ratio of fading sums."""
+
+    measured: float = 0.0
+    predicted: float = 0.0
+
+    def add(self, measured: float, predicted: float) -> float:
+        """Takes in a reading; the level with it."""
+        self.measured = SLOW * self.measured + measured
+        self.predicted = SLOW * self.predicted + predicted
+        return self.measured / self.predicted
 
 
 def _looks() -> Judged:
@@ -146,6 +163,7 @@ class Fit:
         self._looks = Rivals(_looks(), _looks())
         self._pending = [0.0] * len(TERMS)
         self._pending_j = self._pending_s = self._unsolved_s = 0.0
+        self._level = Level()
         self._block_j = self._block_fitted = self._block_plain = self._block_s = 0.0
 
     def observe(self, work: Work, active_uj: int, span_ns: Nanoseconds) -> None:
@@ -163,6 +181,9 @@ class Fit:
         """Takes in one reading and the work that it is known to stand for. noise: relative."""
         x, energy_j = terms_of(self.prior, work), joules(energy_uj)
         if energy_j > 0 and sum(x) > 0:
+            # Against the level of late: it drifts with temperature and clocks, and what grows as slowly, such as
+            # contexts, would be taken for the cause.
+            energy_j /= self._level.add(energy_j, sum(x))
             self._looks.add(energy_j, *self._predicted(x))
         self._learn(x, energy_j, seconds(span_ns), max(LEAST_NOISE, noise))
 

@@ -40,7 +40,9 @@ class Limit:
 
 LIMITS = {
     "A, own physics at 4": Limit(AT_4, "A", bar=1.5, held=1.5),
-    "A, own physics at 28": Limit(AT_28, "A", bar=1.5, held=2.0),
+    "A, own physics at 28": Limit(AT_28, "A", bar=1.5, held=1.5),
+    "A, drafted tokens at 28": Limit(replace(COLD_28, draft=3), "A", bar=None, held=2.5),
+    "A, an exact sensor at 28": Limit(replace(COLD_28, board="exact"), "A", bar=None, held=1.5),
     "B, own physics at 4": Limit(AT_4, "B", bar=3.0, held=2.5),
     "B, own physics at 28": Limit(AT_28, "B", bar=6.0, held=3.0),
     "B, roofline at 4": Limit(replace(COLD_4, physics="roofline"), "B", bar=6.0, held=4.0),
