@@ -195,16 +195,11 @@ def test_what_does_no_work_costs_nothing(proxy: LiveProxy) -> None:
     ids=["stream", "whole", "prompts", "choices", "responses"],
 )
 def test_a_request_alone_gets_all_active_energy(ask: Ask, proxy: LiveProxy) -> None:
-    """
-    Nobody else ran, so nobody else pays, whatever the request's kind.
+    """Nobody else ran, so nobody else pays, whatever the request's kind."""
+    record = proxy.settled(request_id(exchange(proxy.url, ask)))
 
-    Of three: now and then a look at the engine's counters sees tokens that have not arrived here yet for a stranger's.
-    """
-    ratios = sorted(proxy.settled(request_id(exchange(proxy.url, ask)))["attribution_ratio"] for _ in range(3))
-
-    print("attribution ratios", ratios)
-    assert ratios[0] > 0.5
-    assert ratios[1] > 0.98
+    print("attribution ratio", record["attribution_ratio"])
+    assert record["attribution_ratio"] > 0.95
 
 
 def test_twins_cost_the_same(proxy: LiveProxy) -> None:
