@@ -115,12 +115,17 @@ def union(times: Iterable[tuple[Nanoseconds, Nanoseconds]]) -> tuple[Span, ...]:
     return (*found, Span(begun, reached)) if reached > begun else ()
 
 
-def presence(flight: Flight, window: Span) -> Span | None:
-    """When the engine held the flight, as far as it falls in the window; never for one it refused."""
-    end = flight.ended
-    if end is None or end > window.end:
-        end = window.end
-    if end <= window.start or not flight.metered_work or flight.refused:
+def presence(flight: Flight, start: Nanoseconds, end: Nanoseconds) -> tuple[Nanoseconds, Nanoseconds] | None:
+    """From when until when the engine held the flight within [start, end); None where it did not, or refused it.
+
+    Asked of every request for every window: hence no Span, which takes longer to make.
+    """
+    over = flight.ended
+    if over is not None and over < end:
+        end = over
+    if end <= start or not flight.metered_work or flight.refused:
         return None
-    start = max(flight.start, window.start)
-    return Span(start, end) if end > start else None
+    begun = flight.start
+    if begun > start:
+        start = begun
+    return (start, end) if end > start else None

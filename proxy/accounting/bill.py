@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from proxy.accounting.activity import Span, presence
+from proxy.accounting.activity import presence
 from proxy.accounting.attribution import Policy, Share
 from proxy.accounting.flight import Flight
 from proxy.accounting.postings import RequestRow, State
@@ -60,7 +60,7 @@ class Bill:
 
     def ran_in(self, window: Window) -> bool:
         """Whether the engine may have held this request in the window."""
-        return presence(self.flight, Span(window.start, window.end)) is not None
+        return presence(self.flight, window.start, window.end) is not None
 
     def was_in(self, active_uj: int, *, unmeasured: bool) -> None:
         """Adds the active energy of a window in which this request ran: the whole of which its share is a part."""

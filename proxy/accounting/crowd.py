@@ -1,54 +1,101 @@
-"""How many sequences the engine held at each instant of a window, and what part of a step one of them was."""
+"""How many sequences the engine held at each instant of a window, and what part of its steps one of them was."""
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
+from types import MappingProxyType
 
 from proxy.accounting.activity import Span, union
+from proxy.accounting.step_clock import Changes
 from proxy.accounting.units import Nanoseconds
+
+Presence = tuple[Nanoseconds, Nanoseconds, float]
+"""(start, end, sequences held in between)."""
+NOBODY: Changes = MappingProxyType({})
+NOTHING = (0.0, 0)
 
 
 class Crowd:
-    """The integral of 1/n over a window; n counts sequences of one step.
+    """The sum of 1/n over the engine's steps in a window; n counts sequences of one step.
 
     engines: how many step side by side, each with its part of the sequences: as even a part as can be, for want of
-    better knowledge.
-    covered_ns: time in which there was anybody. edges: when n changes; rates: 1/n from each edge to the next;
-    integrals: of 1/n, from the window's start to each edge.
+    better knowledge. clock: see shown_steps. Where no stream shows the steps they are taken to come evenly.
+    covered_ns: time in which there was anybody. rate: steps per nanosecond where some stream shows them, else None.
     """
 
-    def __init__(self, window: Span, presences: Iterable[tuple[Span, float]], engines: int = 1) -> None:
-        change: dict[Nanoseconds, float] = {window.start: 0.0, window.end: 0.0}
-        for span, sequences in presences:
-            start, end = span.start, span.end
+    def __init__(self, window: Span, presences: Iterable[Presence], engines: int = 1, clock: Changes = NOBODY) -> None:
+        change = dict.fromkeys((window.start, window.end, *clock), 0.0)
+        for start, end, sequences in presences:
             change[start] = change.get(start, 0.0) + sequences
             change[end] = change.get(end, 0.0) - sequences
-        self.edges = sorted(change)
-        self.rates: list[float] = []
-        self.integrals = [0.0]
-        covered, held, integral = 0, 0.0, 0.0
-        for edge, following in pairwise(self.edges):
+        self.rate = _mean_rate(clock)
+        self.covered_ns = 0
+        # At each edge something changes. From each to the next: steps per nanosecond, the same times 1/n, whether they
+        # are shown by a stream. From the first to each: steps, sum of 1/n over them, time in which none are shown.
+        self._edges = sorted(change)
+        self._paces: list[float] = []
+        self._parts: list[float] = []
+        self._shown: list[bool] = []
+        self._steps, self._shares, self._hidden = [0.0], [0.0], [0]
+        self._walk(change, engines, clock)
+
+    def _walk(self, change: Mapping[Nanoseconds, float], engines: int, clock: Changes) -> None:
+        even, asked = self.rate or 1.0, clock.get
+        held, rate, streams, steps, shares, hidden = 0.0, 0.0, 0, 0.0, 0.0, 0
+        for edge, following in pairwise(self._edges):
+            length = following - edge
             held += change[edge]
-            rate = 0.0
+            more, others = asked(edge, NOTHING)
+            streams += others
+            rate = rate + more if streams else 0.0
+            pace = rate / streams if streams else even
+            part = 0.0
             if held > 1e-9:
-                covered += following - edge
-                rate = min(1.0, engines / held) if engines > 1 else 1.0 / held
-            integral += rate * (following - edge)
-            self.rates.append(rate)
-            self.integrals.append(integral)
-        self.covered_ns = covered
-        self._last = len(self.rates) - 1
+                self.covered_ns += length
+                part = pace * min(1.0, engines / held) if engines > 1 else pace / held
+            steps, shares, hidden = steps + pace * length, shares + part * length, hidden + (0 if streams else length)
+            self._paces.append(pace)
+            self._parts.append(part)
+            self._shown.append(streams > 0)
+            self._steps.append(steps)
+            self._shares.append(shares)
+            self._hidden.append(hidden)
 
     @property
     def covered(self) -> tuple[Span, ...]:
         """When there was anybody."""
-        edges = zip(pairwise(self.edges), self.rates, strict=True)
-        return union(pair for pair, rate in edges if rate > 0)
+        return union(pair for pair, part in zip(pairwise(self._edges), self._parts, strict=True) if part > 0)
 
-    def mean_share(self, span: Span) -> float:
-        """Time mean of 1/n over a span inside the window."""
-        start, end, edges, rates, integrals = span.start, span.end, self.edges, self.rates, self.integrals
-        low = min(bisect_right(edges, start) - 1, self._last)
-        high = min(bisect_right(edges, end, low) - 1, self._last)
-        before = integrals[low] + rates[low] * (start - edges[low])
-        return (integrals[high] + rates[high] * (end - edges[high]) - before) / (end - start)
+    def steps(self, start: Nanoseconds, end: Nanoseconds) -> float | None:
+        """Steps in a span inside the window; None where no stream showed them all the while."""
+        edges, last = self._edges, len(self._paces)
+        low = bisect_right(edges, start, 0, last) - 1
+        high = bisect_right(edges, end, low, last) - 1
+        into, beyond = start - edges[low], end - edges[high]
+        if self._hidden[high] > self._hidden[low] or (beyond and not self._shown[high]):
+            return None
+        return self._steps[high] - self._steps[low] + self._paces[high] * beyond - self._paces[low] * into
+
+    def mean_share(self, start: Nanoseconds, end: Nanoseconds) -> float:
+        """Mean of 1/n over the steps in a span inside the window."""
+        edges, paces, steps, parts, shares = self._edges, self._paces, self._steps, self._parts, self._shares
+        last = len(paces)
+        low = bisect_right(edges, start, 0, last) - 1
+        high = bisect_right(edges, end, low, last) - 1
+        into, beyond = start - edges[low], end - edges[high]
+        done = steps[high] - steps[low] + paces[high] * beyond - paces[low] * into
+        if done <= 0:
+            return 0.0
+        return (shares[high] - shares[low] + parts[high] * beyond - parts[low] * into) / done
+
+
+def _mean_rate(clock: Changes) -> float | None:
+    """Steps per nanosecond where some stream shows them; None where none does."""
+    rate, streams, steps, shown = 0.0, 0, 0.0, 0
+    for edge, following in pairwise(sorted(clock)):
+        more, others = clock[edge]
+        rate, streams = rate + more, streams + others
+        if streams:
+            steps += rate / streams * (following - edge)
+            shown += following - edge
+    return steps / shown if steps > 0 else None

@@ -61,12 +61,12 @@ def forecast(
     if end <= start:
         return so_far
     span = Span(start, Nanoseconds(end))
-    where = presence(flight, span)
+    where = presence(flight, span.start, span.end)
     if where is None:
         return so_far
     held = max(held, flight.sequences)
-    crowd = Crowd(span, [(span, float(held))])
-    work = work_of(flight, where, Reading(span, crowd, weights, None, pace))
+    crowd = Crowd(span, [(span.start, span.end, float(held))])
+    work = work_of(flight, where[1] - where[0], Reading(span, crowd, weights, pace))
     if weights.experts:
         experts.infer([work], weights.touched, float(held))
     parts = predicted(work, weights)

@@ -5,7 +5,7 @@ its own tokens are its steps; a prefill lives through the steps of the streams b
 research on attribution without a step log (section 6.4).
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -15,7 +15,7 @@ from proxy.accounting import experts
 from proxy.accounting.activity import Activity, Span, Work, presence
 from proxy.accounting.crowd import Crowd
 from proxy.accounting.flight import Flight, Tick
-from proxy.accounting.step_clock import ONE_BY_ONE, Pace, StepClock
+from proxy.accounting.step_clock import ONE_BY_ONE, Pace, shown_steps
 from proxy.accounting.strangers import Strangers
 from proxy.accounting.units import SECOND, Nanoseconds
 from proxy.accounting.unseen import UnseenTraffic
@@ -53,12 +53,11 @@ def prefill_span(flight: Flight, weights: Weights, now: Nanoseconds) -> Span | N
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What all requests of a window have in common. clock: None where only one of them is looked at."""
+    """What all requests of a window have in common."""
 
     window: Span
     crowd: Crowd
     weights: Weights
-    clock: StepClock | None
     pace: Pace = ONE_BY_ONE
 
 
@@ -75,30 +74,27 @@ def reconstruct(
 
     engines: data-parallel ones behind the same address.
     """
-    present, spans = [], []
+    begins, ends, strangers = window.start, window.end, Strangers(window, unseen)
     # Of most it is seen at once that they were over.
-    begins = window.start
-    for flight in sorted([one for one in flights if one.ended is None or one.ended > begins], key=attrgetter("row")):
-        where = presence(flight, window)
-        if where is not None:
-            present.append(flight)
-            spans.append((where, float(flight.sequences)))
-    strangers = Strangers(window, unseen)
-    crowd = Crowd(window, [*spans, *strangers.presences], engines)
-    reading = Reading(window, crowd, weights, StepClock(present, window, pace), pace)
-    works = [work_of(flight, where, reading) for flight, (where, _) in zip(present, spans, strict=True)]
+    asked = sorted([one for one in flights if one.ended is None or one.ended > begins], key=attrgetter("row"))
+    held = [(flight, where) for flight in asked if (where := presence(flight, begins, ends)) is not None]
+    present = [flight for flight, _ in held]
+    presences = [(start, end, float(flight.sequences)) for flight, (start, end) in held]
+    crowd = Crowd(window, [*presences, *strangers.presences], engines, shown_steps(present, window, pace))
+    reading = Reading(window, crowd, weights, pace)
+    works = [work_of(flight, end - start, reading) for flight, (start, end) in held]
     unknown = strangers.works(crowd, weights, pace, present)
     if weights.experts and crowd.covered_ns:
         every = [*works, *unknown]
-        held = sum(work.present_ns for work in every) / crowd.covered_ns / engines
-        experts.infer(every, weights.touched, held)
+        sequences = sum(work.present_ns for work in every) / crowd.covered_ns / engines
+        experts.infer(every, weights.touched, sequences)
     return Activity(present, works, unknown, crowd.covered_ns, covered=crowd.covered)
 
 
-def work_of(flight: Flight, held: Span, reading: Reading) -> Work:
-    """One flight's work in a window in which the engine held it during `held`."""
+def work_of(flight: Flight, held_ns: int, reading: Reading) -> Work:
+    """One flight's work in a window in which the engine held it for so long."""
     window = reading.window
-    work = Work(present_ns=float(held.length * flight.sequences))
+    work = Work(present_ns=float(held_ns * flight.sequences))
     first = flight.first
     if first is None or first > window.start or flight.silent:
         prefill = prefill_span(flight, reading.weights, window.end)
@@ -128,10 +124,10 @@ def _add_prefill(work: Work, flight: Flight, span: Span, part: Span, reading: Re
         work.prefill += tokens * part_done
         work.prefill_context += context * (tokens / uncached if uncached else 0.0)
         work.tokens += flight.prompt * part_done
-    steps = reading.clock.steps(part) if reading.clock else None
+    steps = reading.crowd.steps(part.start, part.end)
     if steps is None:
         steps = max(1, ceil(tokens / BATCHED_TOKENS)) * part_done
-    share = steps * reading.crowd.mean_share(part) * flight.sequences
+    share = steps * reading.crowd.mean_share(part.start, part.end) * flight.sequences
     work.steps += share
     if reading.weights.experts:
         work.experts += share
@@ -143,40 +139,22 @@ def _add_prefill(work: Work, flight: Flight, span: Span, part: Span, reading: Re
 
 def _add_ticks(work: Work, flight: Flight, reading: Reading) -> None:
     """The decode of a stream; the first token of a sequence belongs to its prefill."""
-    ticks, window = flight.ticks, reading.window
-    if len(ticks) < 2 or ticks[-1].at <= window.start or ticks[0].at >= window.end:
+    ticks, start, end = flight.ticks, reading.window.start, reading.window.end
+    if len(ticks) < 2 or ticks[-1].at <= start or ticks[0].at >= end:
         return
-    first_made, last_made, steps = _made_in(ticks, window, reading.crowd)
-    if last_made > first_made:
-        _add_decode(work, flight, last_made - first_made, (first_made + last_made) / 2, steps, reading)
+    (first, begun), (last, done) = ticks[0], ticks[-1]
+    before = float(begun) if first >= start else _made_at(ticks, start)
+    made = float(done) if last <= end else _made_at(ticks, end)
+    if made > before:
+        steps = (made - before) * reading.crowd.mean_share(max(first, start), min(last, end))
+        _add_decode(work, flight, made - before, (before + made) / 2, steps, reading)
 
 
-def _made_in(ticks: Sequence[Tick], window: Span, crowd: Crowd) -> tuple[float, float, float]:
-    """Tokens made before a window and until its end, and the sum of 1/n over those in between.
-
-    Called for every stream of every window, so it is one plain loop over the ticks of the window only.
-    """
-    start, end = window.start, window.end
-    edges, rates, integrals = crowd.edges, crowd.rates, crowd.integrals
-    begun = bisect_left(ticks, (max(start, ticks[0].at) + 1, 0)) - 1
-    inside: Sequence[tuple[int, float]] = ticks[begun : bisect_left(ticks, (end, 0), begun) + 1]
-    at, made = inside[0]
-    if at < start:
-        next_at, next_made = inside[1]
-        made, at = made + (next_made - made) * (start - at) / (next_at - at), start
-    first, place = made, bisect_right(edges, at) - 1
-    integral, steps = integrals[place] + rates[place] * (at - edges[place]), 0.0
-    for next_at, next_made in inside[1:]:
-        if next_at > at:
-            if next_at > end:
-                next_made, next_at = made + (next_made - made) * (end - at) / (next_at - at), end
-            # up to, but not into, the stretch that begins there: the last edge begins none
-            place = bisect_left(edges, next_at, place) - 1
-            after = integrals[place] + rates[place] * (next_at - edges[place])
-            steps += (next_made - made) * (after - integral) / (next_at - at)
-            integral = after
-        at, made = next_at, next_made
-    return first, made, steps
+def _made_at(ticks: Sequence[Tick], instant: Nanoseconds) -> float:
+    """Tokens made until an instant between two ticks."""
+    later = bisect_left(ticks, (instant, 0))
+    (before, made), (after, then) = ticks[later - 1], ticks[later]
+    return made + (then - made) * (instant - before) / (after - before)
 
 
 def _add_silent_decode(work: Work, flight: Flight, reading: Reading) -> None:
@@ -190,7 +168,7 @@ def _add_silent_decode(work: Work, flight: Flight, reading: Reading) -> None:
         span = Span(start, flight.ended)
     elif flight.decodes and window.end > start:
         # Open: as many tokens as the engine makes steps, so far as anybody tells.
-        per_ns = (reading.clock and reading.clock.rate) or 1e-9 / (weights.step_s + weights.token_s)
+        per_ns = reading.crowd.rate or 1e-9 / (weights.step_s + weights.token_s)
         span, before = Span(start, window.end), float(flight.sequences)
         rest = per_ns * reading.pace.tokens_per_step * span.length * flight.sequences
     else:
@@ -199,7 +177,7 @@ def _add_silent_decode(work: Work, flight: Flight, reading: Reading) -> None:
     if inside is None or not rest:
         return
     low, high = (inside.start - span.start) / span.length, (inside.end - span.start) / span.length
-    tokens, share = rest * (high - low), reading.crowd.mean_share(inside)
+    tokens, share = rest * (high - low), reading.crowd.mean_share(inside.start, inside.end)
     _add_decode(work, flight, tokens, before + rest * (low + high) / 2, tokens * share, reading)
 
 

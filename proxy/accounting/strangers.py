@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from proxy.accounting.activity import Span, Work
-from proxy.accounting.crowd import Crowd
+from proxy.accounting.crowd import Crowd, Presence
 from proxy.accounting.flight import Flight
 from proxy.accounting.step_clock import Pace
 from proxy.accounting.unseen import Piece, UnseenTraffic
@@ -26,9 +26,9 @@ class Strangers:
         self._parts = [(piece, one.context) for one in unseen for piece in one.within(window)]
 
     @property
-    def presences(self) -> list[tuple[Span, float]]:
+    def presences(self) -> list[Presence]:
         """How many sequences they had in the batch, and when."""
-        return [(piece.span, piece.sequences) for piece, _ in self._parts]
+        return [(piece.span.start, piece.span.end, piece.sequences) for piece, _ in self._parts]
 
     def works(self, crowd: Crowd, weights: Weights, pace: Pace, present: Sequence[Flight]) -> list[Work]:
         """Their work, as one player's; none where there was nobody. present: our own."""
@@ -46,7 +46,7 @@ def _add(work: Work, piece: Piece, context: float, crowd: Crowd, pace: Pace) -> 
     work.prefill_context += piece.prompt * context / 2
     work.decode += piece.decode * pace.positions_per_token
     work.decode_context += piece.decode / pace.tokens_per_step * context
-    work.steps += steps * crowd.mean_share(piece.span)
+    work.steps += steps * crowd.mean_share(piece.span.start, piece.span.end)
     work.tokens += piece.prompt + piece.decode
     work.output_tokens += piece.decode
     work.present_ns += piece.span.length * piece.sequences
