@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from proxy.accounting.flight import Flight
 from proxy.accounting.guesses import MOST_RATIO
-from proxy.accounting.prefix_cache import TOKENS_PER_UNIT, Chain, PrefixCache
+from proxy.accounting.prefix_cache import TOKENS_PER_UNIT, Chain, Held, Match, PrefixCache
 from proxy.accounting.unseen import EngineCounters
 
 RATIO_FADE = 0.95
@@ -27,7 +27,7 @@ class _Ratio:
     def learn(self, told: float, guessed: float, weight: float) -> None:
         """One request more; of nothing guessed nothing is learnt. weight: 1 for a request of the usual size or more."""
         if guessed > 0:
-            fade = RATIO_FADE**weight
+            fade = RATIO_FADE**weight if weight < 1 else RATIO_FADE
             self._told = fade * self._told + weight * told
             self._guessed = fade * self._guessed + weight * guessed
 
@@ -38,14 +38,14 @@ class _Ratio:
 
 
 class _Opened(NamedTuple):
-    """What was looked up for a request: its chains, how many pieces of each were found, and the guess in fractions.
+    """What was looked up for a request: its chains, what of each was found and where it was put, and the guess.
 
-    sent: found because it stood in an earlier prompt; made: because it is the engine's own answer to one.
-    guess: what the flight was given.
+    sent: the part that was found because it stood in an earlier prompt; made: because it is the engine's own answer
+    to one. guess: the part that the flight was given.
     """
 
     chains: tuple[Chain, ...]
-    found: list[int]
+    looked_up: list[tuple[Match, Held]]
     units: float
     sent: float
     made: float
@@ -69,48 +69,45 @@ class CacheGuess:
     def opened(self, flight: Flight) -> None:
         """A request is about to be sent: sets its guess, and takes over the names of its prompts' pieces."""
         chains, flight.prefix = flight.prefix, ()
-        flight.reread_part = min(1.0, self._sent.value) if self._cache.room else 0.0
+        cache = self._cache
+        flight.reread_part = min(1.0, self._sent.value) if cache.room else 0.0
         units = sum([chain.length for chain in chains])
-        if not units or not self._cache.room:
+        if not units or not cache.room:
             return
-        sent, made, found = 0.0, 0.0, []
-        for chain in chains:  # one after the other: prompts of one request share their beginnings, too
-            pieces, prompt, answer = self._cache.found(chain)
-            self._cache.hold(chain)
-            found.append(pieces)
-            sent += prompt
-            made += answer
-        sent, made = sent / units, made / units
-        if sent or made:
-            flight.cached_part = min(1.0, sent * self._sent.value + made * self._made.value)
-        else:
-            flight.cached_part = 0.0
-        self._opened[flight.row] = _Opened(chains, found, units, sent, made, flight.cached_part)
+        # One after the other: prompts of one request share their beginnings, too.
+        looked_up = [(cache.found(chain), cache.hold(chain)) for chain in chains]
+        sent = sum([match.prompt for match, _ in looked_up]) / units
+        made = sum([match.answer for match, _ in looked_up]) / units
+        guess = min(1.0, sent * self._sent.value + made * self._made.value) if sent or made else 0.0
+        flight.cached_part = guess
+        self._opened[flight.row] = _Opened(chains, looked_up, units, sent, made, guess)
 
     def finished(self, flight: Flight) -> None:
         """It is over: what it used is the newest in the cache, and its guess is compared with what was told."""
         opened = self._opened.pop(flight.row, None)
         if opened is None:
             return
+        chains, looked_up = opened.chains, opened.looked_up
         if flight.refused or (flight.first is None and flight.scheduled_guess == flight.ended is not None):
-            for chain, found in zip(opened.chains, opened.found, strict=True):
-                self._cache.drop(chain, beyond=found)
+            for chain, (match, _) in zip(chains, looked_up, strict=True):
+                self._cache.drop(chain, beyond=match.pieces)
             return
         if flight.prompt_tokens:
-            self._learn(flight, opened)
+            self._learn(flight, flight.prompt_tokens, opened)
             self._fit()
-        made = (flight.completion_tokens or 0) / len(opened.chains)
-        for chain in opened.chains:
-            self._cache.hold(chain, round(made / self._tokens_per_unit.value))
+        units = round((flight.completion_tokens or 0) / (len(chains) * self._tokens_per_unit.value))
+        for chain, (_, held) in zip(chains, looked_up, strict=True):
+            self._cache.answered(chain, held, units)
 
-    def _learn(self, flight: Flight, opened: _Opened) -> None:
-        weight = min(1.0, opened.units / USUAL_UNITS)
-        self._tokens_per_unit.learn(flight.prompt / opened.units, 1.0, weight)
-        if flight.hits_told is None and flight.cached_part == opened.guess:
-            return  # neither the answer nor a scrape has said anything
-        told = flight.cached / flight.prompt
-        self._sent.learn(min(told, opened.sent * (1.0 if opened.made else MOST_RATIO)), opened.sent, weight)
-        self._made.learn(min(max(0.0, told - opened.sent), opened.made), opened.made, weight)
+    def _learn(self, flight: Flight, prompt: int, opened: _Opened) -> None:
+        _, _, units, sent, made, guess = opened
+        weight = units / USUAL_UNITS if units < USUAL_UNITS else 1.0
+        self._tokens_per_unit.learn(prompt / units, 1.0, weight)
+        if not (sent or made) or (flight.hits_told is None and flight.cached_part == guess):
+            return  # nothing was guessed, or neither the answer nor a scrape has said anything
+        told = flight.cached / prompt
+        self._sent.learn(min(told, sent * (1.0 if made else MOST_RATIO)), sent, weight)
+        self._made.learn(min(max(0.0, told - sent), made), made, weight)
 
     def scraped(self, counters: EngineCounters) -> None:
         """The engine's page says how large its cache is (0 where it has none), and shows a restart."""

@@ -54,6 +54,9 @@ class Match(NamedTuple):
     answer: float
 
 
+NOTHING = Match(0, 0.0, 0.0)
+
+
 @dataclass(slots=True, eq=False)
 class Stretch:
     """Pieces of prompts that lie one after the other and were last used together, from the piece number `start` on.
@@ -83,7 +86,7 @@ class Stretch:
         """How many are left when so many units must go, the deepest first, or all."""
         left = self.count
         if self.start + left <= EQUAL_PIECES:
-            return max(0, left - units)
+            return left - units if left > units else 0
         while units > 0 and left:
             left -= 1
             units -= size(self.start + left)
@@ -92,10 +95,26 @@ class Stretch:
 
 @dataclass(slots=True, eq=False)
 class End:
-    """The last piece of a prompt and the answer to it, in units."""
+    """The last piece of a prompt and the answer to it, in units; none once it has been thrown out."""
 
     name: bytes
     units: int = 0
+
+
+class Held(NamedTuple):
+    """Where a prompt was put when it was sent, to be found at once when it has been answered."""
+
+    end: End
+    path: list[Stretch]
+
+    def whole(self, pieces: tuple[bytes, ...]) -> bool:
+        """Whether it is all there still, and nobody has parted it since."""
+        place = 0
+        for stretch in self.path:
+            if stretch.start != place or not stretch.count:
+                return False
+            place += stretch.count
+        return place == len(pieces) and self.end.units > 0
 
 
 class PrefixCache:
@@ -131,7 +150,9 @@ class PrefixCache:
 
         The last unit, begun or whole, is never there: the engine finds whole blocks only, and not the last token.
         """
-        held, pieces = self._ends, self._pieces_of(chain)
+        held, pieces = self._ends, self._pieces_of(chain.pieces)
+        if not pieces and chain.pieces and not chain.quotes:
+            return NOTHING
         most = float(max(0, ceil(chain.length) - 1))
         again = pieces == len(chain.pieces) and chain.end in held
         at = most if again else min(most, float(reach(pieces)))
@@ -141,23 +162,37 @@ class PrefixCache:
         at = max(at, known[-1].start)
         return Match(pieces, at, known[-1].end - at)
 
-    def _pieces_of(self, chain: Chain) -> int:
-        pieces, count = chain.pieces, 0
+    def _pieces_of(self, pieces: tuple[bytes, ...]) -> int:
+        count = 0
         while count < len(pieces) and (stretch := self._stretches.get(pieces[count])) is not None:
             count += stretch.in_common(pieces)
         return count
 
-    def hold(self, chain: Chain, answer: int = 0) -> None:
+    def hold(self, chain: Chain, answer: int = 0) -> Held:
         """Puts a prompt in, or notes that it is in use. answer: units made in answer to it, which need room too."""
-        order, end = self._order, self._ends.get(chain.end)
+        held = self._put(chain)
+        self._use(held, max(1, answer))
+        return held
+
+    def answered(self, chain: Chain, held: Held, answer: int) -> None:
+        """The same of a prompt that was put in before, and may be where it was put."""
+        self._use(held if held.whole(chain.pieces) else self._put(chain), max(1, answer))
+
+    def _put(self, chain: Chain) -> Held:
+        end = self._ends.get(chain.end)
         if end is None:
             end = self._ends[chain.end] = End(chain.end)
-        units = max(1, answer, end.units)
-        self._units += units - end.units
-        end.units = units
+        return Held(end, self._path(chain.pieces))
+
+    def _use(self, held: Held, units: int) -> None:
+        """It is the newest, the beginning of the prompt newer than what follows."""
+        order, (end, path) = self._order, held
+        if units > end.units:
+            self._units += units - end.units
+            end.units = units
         order[end] = None
         order.move_to_end(end)
-        for stretch in reversed(self._path(chain.pieces)):  # the deepest first
+        for stretch in reversed(path):
             order[stretch] = None
             order.move_to_end(stretch)
         if self._units > self._room:
@@ -165,9 +200,9 @@ class PrefixCache:
 
     def _path(self, pieces: tuple[bytes, ...]) -> list[Stretch]:
         """The stretches that make up a prompt; what is not there is put in."""
-        path, place = [], 0
+        path, place, known = [], 0, self._stretches.get
         while place < len(pieces):
-            stretch = self._stretches.get(pieces[place])
+            stretch = known(pieces[place])
             if stretch is None:
                 stretch = self._added(pieces, place)
             else:
@@ -214,6 +249,7 @@ class PrefixCache:
         """Leaves the first so many pieces of it, none of an end."""
         if isinstance(held, End):
             self._units -= held.units
+            held.units = 0
             del self._ends[held.name], self._order[held]
             return
         self._units -= held.units_from(number)
@@ -223,13 +259,25 @@ class PrefixCache:
 
     def clear(self) -> None:
         """The engine has begun anew."""
+        for end in self._ends.values():
+            end.units = 0
         self._stretches.clear()
         self._ends.clear()
         self._order.clear()
         self._units = 0
 
     def _evict(self) -> None:
-        while self._units > self._room:
-            oldest = next(iter(self._order))
-            left = oldest.without(self._units - self._room) if isinstance(oldest, Stretch) else 0
-            self._shorten(oldest, left)
+        order, over = self._order, self._units - self._room
+        while over > 0:
+            oldest = next(iter(order))
+            if isinstance(oldest, End):
+                over -= oldest.units
+                oldest.units = 0
+                del self._ends[oldest.name], order[oldest]
+                continue
+            left = oldest.without(over)
+            over -= oldest.units_from(left)
+            oldest.count = left
+            if not left:
+                del self._stretches[oldest.names[0]], order[oldest]
+        self._units = self._room + over
