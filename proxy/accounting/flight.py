@@ -4,22 +4,15 @@ A flight only remembers; `activity` turns what it remembers into work. A chunk i
 the running token count at the arrival of a chunk, and tokens are spread over the time between ticks.
 """
 
-from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from proxy.accounting.prefix_cache import Chain
+from proxy.accounting.ticks import Ticks
 from proxy.accounting.units import MILLISECOND, Nanoseconds
 
 Outcome = Literal["ok", "error", "aborted", "partial"]
 """ok: complete; error: refused, nothing was computed; aborted: client left; partial: backend broke off."""
-
-
-class Tick(NamedTuple):
-    """At the instant `at` the request had `tokens` completion tokens in all, over all its sequences."""
-
-    at: Nanoseconds
-    tokens: int
 
 
 @dataclass(slots=True)
@@ -36,7 +29,6 @@ class Flight:
     metered_work: whether the endpoint does any work on the GPU (tokenising does not).
     decodes: whether it makes tokens (embeddings do not).
     cached_tokens: hits as the engine said; of several sequences it tells those of one alone.
-    ticks: in the order of their times, so that they are found by bisection.
     scheduled: when the engine took it up, as the engine said; scheduled_guess: inferred meanwhile.
     lag: nanoseconds by which its tokens are expected to arrive later than they are made; its start is put off alike.
     prefix: names of the prompts' pieces; only until they are looked up, or the end.
@@ -68,7 +60,7 @@ class Flight:
     last: Nanoseconds | None = None
     ended: Nanoseconds | None = None
     outcome: Outcome | None = None
-    ticks: list[Tick] = field(default_factory=list)
+    ticks: Ticks = field(default_factory=Ticks)
 
     def tick(self, at: Nanoseconds, tokens: int) -> None:
         """Notes that `tokens` completion tokens were there at `at`; a count that does not grow is no tick."""
@@ -78,14 +70,13 @@ class Flight:
             self.first = at
         self.last = at
         self.completion_tokens = tokens
-        self.ticks.append(Tick(at, tokens))
+        self.ticks.add(at, tokens)
 
     def made_by(self, instant: Nanoseconds) -> int:
         """Completion tokens known to have been there at an instant; those before the last tick kept count as there."""
         if self.ended is not None and self.ended <= instant:
             return self.completion_tokens or 0
-        later = bisect_left(self.ticks, (instant + 1, 0))
-        return self.ticks[later - 1].tokens if later else 0
+        return self.ticks.made_by(instant)
 
     def end(self, at: Nanoseconds, outcome: Outcome) -> None:
         """Closes the flight; only the first call counts."""
@@ -96,9 +87,7 @@ class Flight:
 
     def forget_before(self, instant: Nanoseconds) -> None:
         """Drops ticks that no unsettled window needs; the last one not after `instant` stays as the burst's start."""
-        ticks = self.ticks
-        if len(ticks) > 1 and ticks[1].at <= instant:
-            del ticks[: bisect_left(ticks, (instant + 1, 0)) - 1]
+        self.ticks.forget_before(instant)
 
     @property
     def prompt(self) -> int:

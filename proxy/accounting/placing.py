@@ -48,7 +48,7 @@ class Placing:
         """Takes the engine's steps in each bin from the streams; the rest of its own count is where none was."""
         per_step = [stream.sequences * self._pace.tokens_per_step for stream in streams]
         ticks = [
-            ([t.at for t in one.ticks], [t.tokens / per for t in one.ticks])
+            ([*one.ticks.times], [tokens / per for tokens in one.ticks.tokens])
             for one, per in zip(streams, per_step, strict=True)
         ]
         curves = [Curve(at, steps) for at, steps in ticks]
@@ -149,9 +149,9 @@ def _streams(flights: Sequence[Flight], span: Span) -> list[Flight]:
     """Those that tell of the most of a span."""
     covering = []
     for flight in flights:
-        ticks = flight.ticks
-        if not flight.silent and not flight.rough and len(ticks) > 1:
-            time_ns = min(ticks[-1].at, span.end) - max(ticks[0].at, span.start)
+        times = flight.ticks.times
+        if not flight.silent and not flight.rough and len(times) > 1:
+            time_ns = min(times[-1], span.end) - max(times[0], span.start)
             if time_ns > 0:
                 covering.append((time_ns, flight))
     return [flight for _, flight in nlargest(STREAMS, covering, key=lambda pair: pair[0])]

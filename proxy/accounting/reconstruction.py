@@ -5,7 +5,6 @@ its own tokens are its steps; a prefill lives through the steps of the streams b
 research on attribution without a step log (section 6.4).
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -14,7 +13,7 @@ from operator import attrgetter
 from proxy.accounting import experts
 from proxy.accounting.activity import Activity, Span, Work, presence
 from proxy.accounting.crowd import Crowd
-from proxy.accounting.flight import Flight, Tick
+from proxy.accounting.flight import Flight
 from proxy.accounting.step_clock import ONE_BY_ONE, Pace, shown_steps
 from proxy.accounting.strangers import Strangers
 from proxy.accounting.units import SECOND, Nanoseconds
@@ -140,21 +139,15 @@ def _add_prefill(work: Work, flight: Flight, span: Span, part: Span, reading: Re
 def _add_ticks(work: Work, flight: Flight, reading: Reading) -> None:
     """The decode of a stream; the first token of a sequence belongs to its prefill."""
     ticks, start, end = flight.ticks, reading.window.start, reading.window.end
-    if len(ticks) < 2 or ticks[-1].at <= start or ticks[0].at >= end:
+    times = ticks.times
+    if len(times) < 2 or times[-1] <= start or times[0] >= end:
         return
-    (first, begun), (last, done) = ticks[0], ticks[-1]
-    before = float(begun) if first >= start else _made_at(ticks, start)
-    made = float(done) if last <= end else _made_at(ticks, end)
+    first, last = times[0], times[-1]
+    before = float(ticks.tokens[0]) if first >= start else ticks.made_at(start)
+    made = float(ticks.tokens[-1]) if last <= end else ticks.made_at(end)
     if made > before:
         steps = (made - before) * reading.crowd.mean_share(max(first, start), min(last, end))
         _add_decode(work, flight, made - before, (before + made) / 2, steps, reading)
-
-
-def _made_at(ticks: Sequence[Tick], instant: Nanoseconds) -> float:
-    """Tokens made until an instant between two ticks."""
-    later = bisect_left(ticks, (instant, 0))
-    (before, made), (after, then) = ticks[later - 1], ticks[later]
-    return made + (then - made) * (instant - before) / (after - before)
 
 
 def _add_silent_decode(work: Work, flight: Flight, reading: Reading) -> None:

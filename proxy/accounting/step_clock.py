@@ -3,7 +3,6 @@
 A stream gains its tokens once per step, so its own tokens are the engine's steps.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import nlargest
@@ -41,9 +40,9 @@ def shown_steps(flights: Iterable[Flight], window: Span, pace: Pace = ONE_BY_ONE
     changes: dict[Nanoseconds, tuple[float, int]] = {}
     covering, start, end = [], window.start, window.end
     for flight in flights:
-        ticks = flight.ticks
-        if len(ticks) > 1 and not flight.silent:
-            (first, _), (last, _) = ticks[0], ticks[-1]
+        times = flight.ticks.times
+        if len(times) > 1 and not flight.silent:
+            first, last = times[0], times[-1]
             time_ns = (last if last < end else end) - (first if first > start else start)
             if time_ns > 0:
                 covering.append((time_ns, flight))
@@ -55,11 +54,8 @@ def shown_steps(flights: Iterable[Flight], window: Span, pace: Pace = ONE_BY_ONE
 
 
 def _shown_by(stream: Flight, window: Span, tokens_per_step: float) -> Iterator[tuple[Nanoseconds, float, int]]:
-    every, start, end = stream.ticks, window.start, window.end
-    # From the last tick before the window to the first one after it, or as far as they go.
-    begun = max(0, bisect_left(every, (start + 1, 0)) - 1)
-    # Of several ticks at one instant the last tells how many tokens there were.
-    ticks = dict(every[begun : bisect_left(every, (end + 1, 0)) + 1])
+    start, end = window.start, window.end
+    ticks = stream.ticks.within(start, end)
     before, streams = 0.0, 1
     for (at, made), (following, then) in pairwise(ticks.items()):
         rate = (then - made) / (tokens_per_step * (following - at))
