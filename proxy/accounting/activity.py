@@ -125,7 +125,9 @@ def presence(flight: Flight, start: Nanoseconds, end: Nanoseconds) -> tuple[Nano
         end = over
     if end <= start or not flight.metered_work or flight.refused:
         return None
-    begun = flight.start
-    if begun > start:
-        start = begun
+    first = flight.first
+    if first is None or first > start:
+        begun = flight.start
+        if begun > start:
+            start = begun
     return (start, end) if end > start else None

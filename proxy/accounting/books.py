@@ -70,13 +70,20 @@ class Tallies:
             for phase, energy in zip(("prefill", "decode", "shared"), sums, strict=True):
                 self.energy_by_model_phase[model, phase] += energy
 
-    def closed(self, bill: Bill) -> None:
-        """A request is settled: its tokens and its outcome count."""
-        flight = bill.flight
-        model, tokens = bill.model, self.tokens_by_model_kind
-        tokens[model, "prompt"] += flight.prompt_tokens or 0
-        tokens[model, "cached"] += flight.cached_tokens or 0
-        tokens[model, "completion"] += flight.completion_tokens or 0
-        self.requests_by_model_outcome[bill.model, flight.outcome or "ok"] += 1
-        if flight.metered_work and bill.grade is not None:
-            self.requests_by_grade["unmeasured" if bill.unmeasured else bill.grade] += 1
+    def closed(self, bills: Iterable[Bill]) -> None:
+        """Requests are settled: their tokens and their outcomes count."""
+        models: dict[str, list[int]] = {}
+        for bill in bills:
+            flight = bill.flight
+            sums = models.get(bill.model)
+            if sums is None:
+                sums = models[bill.model] = [0, 0, 0]
+            sums[0] += flight.prompt_tokens or 0
+            sums[1] += flight.cached_tokens or 0
+            sums[2] += flight.completion_tokens or 0
+            self.requests_by_model_outcome[bill.model, flight.outcome or "ok"] += 1
+            if flight.metered_work and bill.grade is not None:
+                self.requests_by_grade["unmeasured" if bill.unmeasured else bill.grade] += 1
+        for model, sums in models.items():
+            for kind, tokens in zip(("prompt", "cached", "completion"), sums, strict=True):
+                self.tokens_by_model_kind[model, kind] += tokens

@@ -4,7 +4,7 @@ A window is divided once every request in it has been heard of after the window'
 are known; a long prefill holds its windows open, up to a limit. Pure: time comes in as a parameter.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import hypot
 
 from proxy.accounting.activity import Activity, Span
@@ -14,12 +14,12 @@ from proxy.accounting.books import Tallies
 from proxy.accounting.divider import Divider, Given
 from proxy.accounting.engine_view import EngineView
 from proxy.accounting.fitting import Fit
-from proxy.accounting.flight import Flight
 from proxy.accounting.grading import Grading
 from proxy.accounting.meter_state import MeterState, earliest
 from proxy.accounting.patience import Patience
 from proxy.accounting.postings import RequestRow, State
 from proxy.accounting.provisional import Provisional, forecast
+from proxy.accounting.roster import Roster
 from proxy.accounting.samples import Sample, Timeline, Window
 from proxy.accounting.step_book import StepBook
 from proxy.accounting.steps import EngineStep
@@ -58,8 +58,7 @@ class Group:
     ) -> None:
         self.backend = backend
         self.meters = {name: MeterState(name, Timeline(name)) for name in meters}
-        self.bills: dict[str, Bill] = {}
-        self._running: dict[str, Flight] = {}  # those not seen to be over yet
+        self._roster = Roster()
         self.tallies = Tallies()
         self.estimated = estimated
         self.absolute_uncertainty = absolute_uncertainty
@@ -71,7 +70,7 @@ class Group:
             prior=weights, policy=policy, grading=self.grading, engine=self.engine, steps=self.steps, meters=count
         )
         self._swept: Nanoseconds | None = None
-        self._held, self._sweep_after = 0, Nanoseconds(0)
+        self._sweep_after = Nanoseconds(0)
         self._patience = patience
         self.gap = patience.gap
 
@@ -81,10 +80,14 @@ class Group:
 
     def open(self, bill: Bill) -> None:
         """A request was sent to this backend."""
-        flight = bill.flight
-        self.bills[flight.row], self._running[flight.row] = bill, flight
-        self.steps.opened(flight)
-        self.engine.opened(flight)
+        self._roster.add(bill)
+        self.steps.opened(bill.flight)
+        self.engine.opened(bill.flight)
+
+    @property
+    def bills(self) -> Mapping[str, Bill]:
+        """The requests that are not settled yet, by row."""
+        return self._roster.bills
 
     def sampled(self, meter: str, sample: Sample, *, known_counter: Microjoules | None = None) -> None:
         """A reading came in. known_counter: where the ledger left this same counter, on the first reading."""
@@ -99,27 +102,23 @@ class Group:
 
     def scraped(self, counters: EngineCounters | None, at: Nanoseconds) -> None:
         """The engine's own counters were read at `at`; None when they could not be."""
-        self.engine.scraped(counters, at, self._flights(), reached=self.settled_until)
+        self.engine.scraped(counters, at, self._roster.flights(), reached=self.settled_until)
 
     def stepped(self, step: EngineStep) -> None:
         """The engine's log told of a step."""
         self.steps.take(step)
 
-    def _flights(self) -> list[Flight]:
-        return [bill.flight for bill in self.bills.values()]
-
     def settle(self, now: Nanoseconds, *, force: bool = False) -> list[Split]:
         """Divides every window that is ready, books it, and gives the splits. force: at shutdown."""
         if force:
-            self.engine.look_back(None, self._flights())
+            self.engine.look_back(None, self._roster.flights())
         done: list[Split] = []
         for state in self.meters.values():
             while (ripe := state.take_ripe(now, [self], force=force)) is not None:
                 done.append(self.divide(ripe.window, state, ripe.counter))
                 if len(done) * (1 + len(self.bills)) > WORK_A_PASS and not force:
                     break
-        self._running = {row: flight for row, flight in self._running.items() if flight.ended is None}
-        self._held = sum([flight.sequences for flight in self._running.values()])
+        self._roster.look()
         return done
 
     @property
@@ -129,20 +128,21 @@ class Group:
 
     def has_heard(self, window: Window, now: Nanoseconds) -> bool:
         """Whether all that ran in the window is known, or was waited for long enough."""
-        return self._patience.ended(Span(window.start, window.end), now, self._flights(), self.engine, self.steps)
+        return self._patience.ended(
+            Span(window.start, window.end), now, self._roster.flights(), self.engine, self.steps
+        )
 
     def quiet(self, window: Window) -> bool:
-        """Whether nothing ran in the window; the newest are asked first, for they are likely to run in a new one."""
-        return not self.engine.unseen and not any(bill.ran_in(window) for bill in reversed(self.bills.values()))
+        """Whether nothing ran in the window."""
+        return not self.engine.unseen and next(self._roster.ran_in(window), None) is None
 
     def over(self, window: Window) -> bool:
         """Whether nothing runs beyond the window."""
-        ends = (bill.flight.ended for bill in reversed(self.bills.values()))
-        return all(end is not None and end <= window.end for end in ends)
+        return self._roster.all_over(window)
 
     def activity(self, window: Window) -> Activity:
         """Who did what in a window of which all has been heard."""
-        return self.divider.activity(window, self._flights())
+        return self.divider.activity(window, self._roster.flights())
 
     def divide(self, window: Window, state: MeterState, counter: Microjoules, given: Given | None = None) -> Split:
         """Divides a window of one meter and books it, to its accounts and to the requests. given: see Divider."""
@@ -150,24 +150,24 @@ class Group:
             result = unmeasured(window)
             state.worked_until = window.end
         else:
-            result = self.divider.divide(window, state, self._flights(), given)
+            result = self.divider.divide(window, state, self._roster.flights(), given)
         state.booked(result, counter)
         self._charge(result)
         return result
 
     def _charge(self, result: Split) -> None:
-        doubts, bills = self.divider.doubts, self.bills
+        doubts, bills = self.divider.doubts, self._roster.bills
         charges = [(bills[share.flight.row], share) for share in result.shares]
         for bill, share in charges:
             bill.charge(share, doubts)
         self.tallies.charged(charges)
-        if result.activity is not None:
-            ran = [bills[flight.row] for flight in result.activity.flights]
-        else:
-            ran = [bill for bill in bills.values() if bill.ran_in(result.window)]
         active, unmeasured = result.active, result.unmeasured > 0
-        for bill in ran:
-            bill.was_in(active, unmeasured=unmeasured)
+        if result.activity is None:
+            for bill in self._roster.ran_in(result.window):
+                bill.was_in(active, unmeasured=unmeasured)
+        else:
+            for flight in result.activity.flights:
+                bills[flight.row].was_in(active, unmeasured=unmeasured)
 
     @property
     def settled_until(self) -> Nanoseconds | None:
@@ -184,36 +184,36 @@ class Group:
             return []
         if reached is not None and reached != self._swept:
             self.steps.forget_before(reached)
-            for flight in self._running.values():
-                flight.forget_before(reached)
+            self._roster.forget_before(reached)
         self._swept, self._sweep_after = reached, Nanoseconds(now + SWEEP_EVERY)
         finished: list[Bill] = []
         tail = ABORT_TAIL if self.grading.logging else 0
-        for bill in list(self.bills.values()):
+        self._roster.look()
+        for bill in self._roster.over():
             flight, ended = bill.flight, bill.flight.ended
             if ended is None:
                 continue
             settled = reached is not None and reached >= ended + (tail if flight.outcome == "aborted" else 0)
             if settled or not flight.metered_work or force or self._unreadable(ended, now):
                 bill.unmeasured |= flight.metered_work and not settled
-                finished.append(self._close(bill))
+                self._close(bill)
+                finished.append(bill)
+        self.tallies.closed(finished)
         return finished
 
     def _unreadable(self, ended: Nanoseconds, now: Nanoseconds) -> bool:
         """Whether a meter has given nothing since then for longer than any gap that is still divided."""
         return now - ended > self._patience.gap and any(state.said_nothing(ended) for state in self.meters.values())
 
-    def _close(self, bill: Bill) -> Bill:
-        flight = self.bills.pop(bill.flight.row).flight
-        self._running.pop(flight.row, None)
+    def _close(self, bill: Bill) -> None:
+        flight = bill.flight
+        self._roster.remove(bill)
         for state in self.meters.values():
             state.true_up.forget(flight.row)
         self.steps.closed(flight)
         bill.grade = self.grading.of(flight.row)
         self.grading.forget(flight.row)
         self.engine.closed(flight, self.divider.weights)
-        self.tallies.closed(bill)
-        return bill
 
     def power_w(self) -> float | None:
         """Mean power over the last windows, summed over the meters; None while any is unknown."""
@@ -226,7 +226,7 @@ class Group:
             bill,
             now,
             reached=self.settled_until,
-            held=self._held,
+            held=self._roster.held,
             weights=self.divider.weights,
             kappa=self.divider.kappa,
             power_w=self.power_w(),
@@ -244,7 +244,4 @@ class Group:
 
     def changed_bills(self) -> Sequence[Bill]:
         """Open bills charged since they were last asked for; asking resets the mark."""
-        changed = [bill for bill in self.bills.values() if bill.changed]
-        for bill in changed:
-            bill.changed = False
-        return changed
+        return self._roster.changed()
