@@ -1,6 +1,6 @@
 """How many sequences the engine held at each instant of a window, and what part of its steps one of them was."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from types import MappingProxyType
@@ -28,21 +28,21 @@ class Crowd:
         for start, end, sequences in presences:
             change[start] = change.get(start, 0.0) + sequences
             change[end] = change.get(end, 0.0) - sequences
+        self.engines = engines
         self.rate = _mean_rate(clock)
         self.covered_ns = 0
-        # At each edge something changes. From each to the next: steps per nanosecond, the same times 1/n, whether they
-        # are shown by a stream. From the first to each: steps, sum of 1/n over them, time in which none are shown.
-        self._edges = sorted(change)
+        # At each edge something changes. From each to the next: steps per nanosecond, and the same times
+        # 1/n. From the first to each: steps, sum of 1/n over them, time in which none are shown.
+        self.edges = sorted(change)
         self._paces: list[float] = []
         self._parts: list[float] = []
-        self._shown: list[bool] = []
         self._steps, self._shares, self._hidden = [0.0], [0.0], [0]
-        self._walk(change, engines, clock)
+        self._walk(change, clock)
 
-    def _walk(self, change: Mapping[Nanoseconds, float], engines: int, clock: Changes) -> None:
-        even, asked = self.rate or 1.0, clock.get
+    def _walk(self, change: Mapping[Nanoseconds, float], clock: Changes) -> None:
+        even, asked, engines = self.rate or 1.0, clock.get, self.engines
         held, rate, streams, steps, shares, hidden = 0.0, 0.0, 0, 0.0, 0.0, 0
-        for edge, following in pairwise(self._edges):
+        for edge, following in pairwise(self.edges):
             length = following - edge
             held += change[edge]
             more, others = asked(edge, NOTHING)
@@ -56,7 +56,6 @@ class Crowd:
             steps, shares, hidden = steps + pace * length, shares + part * length, hidden + (0 if streams else length)
             self._paces.append(pace)
             self._parts.append(part)
-            self._shown.append(streams > 0)
             self._steps.append(steps)
             self._shares.append(shares)
             self._hidden.append(hidden)
@@ -64,29 +63,30 @@ class Crowd:
     @property
     def covered(self) -> tuple[Span, ...]:
         """When there was anybody."""
-        return union(pair for pair, part in zip(pairwise(self._edges), self._parts, strict=True) if part > 0)
+        return union(pair for pair, part in zip(pairwise(self.edges), self._parts, strict=True) if part > 0)
 
-    def steps(self, start: Nanoseconds, end: Nanoseconds) -> float | None:
-        """Steps in a span inside the window; None where no stream showed them all the while."""
-        edges, last = self._edges, len(self._paces)
-        low = bisect_right(edges, start, 0, last) - 1
-        high = bisect_right(edges, end, low, last) - 1
-        into, beyond = start - edges[low], end - edges[high]
-        if self._hidden[high] > self._hidden[low] or (beyond and not self._shown[high]):
-            return None
-        return self._steps[high] - self._steps[low] + self._paces[high] * beyond - self._paces[low] * into
-
-    def mean_share(self, start: Nanoseconds, end: Nanoseconds) -> float:
-        """Mean of 1/n over the steps in a span inside the window."""
-        edges, paces, steps, parts, shares = self._edges, self._paces, self._steps, self._parts, self._shares
+    def between(self, start: Nanoseconds, end: Nanoseconds) -> tuple[float, float]:
+        """Steps in a span inside the window, shown or not, and the sum of 1/n over them."""
+        edges, paces, parts = self.edges, self._paces, self._parts
         last = len(paces)
         low = bisect_right(edges, start, 0, last) - 1
         high = bisect_right(edges, end, low, last) - 1
         into, beyond = start - edges[low], end - edges[high]
-        done = steps[high] - steps[low] + paces[high] * beyond - paces[low] * into
-        if done <= 0:
-            return 0.0
-        return (shares[high] - shares[low] + parts[high] * beyond - parts[low] * into) / done
+        steps = self._steps[high] - self._steps[low] + paces[high] * beyond - paces[low] * into
+        return steps, self._shares[high] - self._shares[low] + parts[high] * beyond - parts[low] * into
+
+    def mean_share(self, start: Nanoseconds, end: Nanoseconds) -> float:
+        """Mean of 1/n over the steps in a span inside the window."""
+        steps, shares = self.between(start, end)
+        return shares / steps if steps > 0 else 0.0
+
+    def steps(self, start: Nanoseconds, end: Nanoseconds) -> float | None:
+        """Steps in a span inside the window; None where no stream showed them all the while."""
+        low = bisect_right(self.edges, start) - 1
+        high = bisect_left(self.edges, end) - 1
+        if self._hidden[high + 1] > self._hidden[low]:
+            return None
+        return self.between(start, end)[0]
 
 
 def _mean_rate(clock: Changes) -> float | None:

@@ -6,11 +6,15 @@ over the multilinear extension (Owen 1972): sequence i gains g_i * prod_{j != i}
 there with probability x, where g = 1 - (1-r)^t.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
+from operator import sub
 
-from proxy.accounting.activity import Work
+from proxy.accounting.crowd import Crowd, Presence
+from proxy.accounting.units import Nanoseconds
 
 _NODES = (0.0694318442, 0.3300094782, 0.6699905218, 0.9305681558)
 _FACTORS = (0.1739274226, 0.3260725774, 0.3260725774, 0.1739274226)
@@ -45,19 +49,57 @@ CHUNK = 512
 """Prompt tokens of one sequence in a step of its prefill: enough to touch nearly all experts."""
 
 
-def infer(works: Sequence[Work], touched: float, held: float) -> None:
-    """Sets each work's part of the experts without a step log, from its parts of the steps.
+class Streamed:
+    """The part of the experts that one sequence pays for without a step log, over the steps of a window.
 
-    `experts` holds at first that part of its `steps` in which it read its prompt. held: mean sequences in a step.
     Steps in which somebody reads a prompt touch nearly all experts, and the reader pays for most of that.
+    readers: who reads one, and when. positions: that a sequence computes in a step while it decodes.
     """
-    steps, reading = sum(work.steps for work in works), sum(work.experts for work in works)
-    if steps <= 0:
-        return
-    n = max(1, round(held))
-    beside_reader = min(1.0, reading * n / steps)
-    alone = shares([1] * n, touched)[1]
-    with_reader = shares([1] * (n - 1) + [CHUNK], touched)
-    decoder = (1 - beside_reader) * alone + beside_reader * with_reader.get(1, alone)
-    for work in works:
-        work.experts = n * ((work.steps - work.experts) * decoder + work.experts * with_reader[CHUNK])
+
+    def __init__(self, crowd: Crowd, readers: Sequence[Presence], touched: float, positions: float = 1.0) -> None:
+        change: dict[Nanoseconds, float] = dict.fromkeys(crowd.edges, 0.0)
+        for start, end, sequences in readers:
+            change[start] = change.get(start, 0.0) + sequences
+            change[end] = change.get(end, 0.0) - sequences
+        self._edges = sorted(change)
+        # From the first edge to each: steps, and the parts over them of one that decodes and of one that reads.
+        self._sums = [(0.0, 0.0, 0.0)]
+        reading = 0.0
+        for edge, following in pairwise(self._edges):
+            reading += change[edge]
+            steps, shares = crowd.between(edge, following)
+            held = steps / shares if shares > 0 else 1.0
+            decodes, reads = _parts(held, reading / crowd.engines, max(1, round(positions)), touched)
+            done, decoder, reader = self._sums[-1]
+            self._sums.append((done + steps, decoder + steps * decodes, reader + steps * reads))
+
+    def decoding(self, start: Nanoseconds, end: Nanoseconds) -> float:
+        """Mean over the steps in a span, of a sequence that decodes."""
+        done, decoder, _ = self._between(start, end)
+        return decoder / done if done > 0 else 0.0
+
+    def reading(self, start: Nanoseconds, end: Nanoseconds) -> float:
+        """The same of one that reads its prompt."""
+        done, _, reader = self._between(start, end)
+        return reader / done if done > 0 else 0.0
+
+    def _between(self, start: Nanoseconds, end: Nanoseconds) -> tuple[float, ...]:
+        return tuple(map(sub, self._until(end), self._until(start)))
+
+    def _until(self, instant: Nanoseconds) -> tuple[float, ...]:
+        edges = self._edges
+        number = bisect_right(edges, instant, 0, len(edges) - 1) - 1
+        part = (instant - edges[number]) / (edges[number + 1] - edges[number])
+        return tuple(
+            low + part * (high - low) for low, high in zip(self._sums[number], self._sums[number + 1], strict=True)
+        )
+
+
+def _parts(held: float, reading: float, positions: int, touched: float) -> tuple[float, float]:
+    """Of one that decodes and of one that reads, in a step with so many sequences of which so many read."""
+    readers = round(reading)
+    decoders = max(1, round(held) - readers)
+    found = _shares(
+        tuple((tokens, count) for tokens, count in ((positions, decoders), (CHUNK, readers)) if count), touched
+    )
+    return found[positions], found.get(CHUNK, 0.0)

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from proxy.accounting import experts
 from proxy.accounting.activity import Span, presence
 from proxy.accounting.attribution import predicted
 from proxy.accounting.bill import Bill
 from proxy.accounting.crowd import Crowd
-from proxy.accounting.reconstruction import Reading, work_of
+from proxy.accounting.reconstruction import reading_of, work_of
 from proxy.accounting.step_clock import Pace
 from proxy.accounting.units import Nanoseconds, seconds
 from proxy.accounting.weights import Weights
@@ -66,9 +65,7 @@ def forecast(
         return so_far
     held = max(held, flight.sequences)
     crowd = Crowd(span, [(span.start, span.end, float(held))])
-    work = work_of(flight, where[1] - where[0], Reading(span, crowd, weights, pace))
-    if weights.experts:
-        experts.infer([work], weights.touched, float(held))
+    work = work_of(flight, where[1] - where[0], reading_of(span, crowd, [flight], weights, pace))
     parts = predicted(work, weights)
     if power_w is None or not sum(parts):
         return None

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from math import ceil
 from operator import attrgetter
 
-from proxy.accounting import experts
 from proxy.accounting.activity import Activity, Span, Work, presence
-from proxy.accounting.crowd import Crowd
+from proxy.accounting.crowd import Crowd, Presence
+from proxy.accounting.experts import Streamed
 from proxy.accounting.flight import Flight
 from proxy.accounting.step_clock import ONE_BY_ONE, Pace, shown_steps
 from proxy.accounting.strangers import Strangers
@@ -52,12 +52,13 @@ def prefill_span(flight: Flight, weights: Weights, now: Nanoseconds) -> Span | N
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What all requests of a window have in common."""
+    """What all requests of a window have in common. streamed: of a mixture of experts."""
 
     window: Span
     crowd: Crowd
     weights: Weights
     pace: Pace = ONE_BY_ONE
+    streamed: Streamed | None = None
 
 
 def reconstruct(
@@ -80,14 +81,24 @@ def reconstruct(
     present = [flight for flight, _ in held]
     presences = [(start, end, float(flight.sequences)) for flight, (start, end) in held]
     crowd = Crowd(window, [*presences, *strangers.presences], engines, shown_steps(present, window, pace))
-    reading = Reading(window, crowd, weights, pace)
+    reading = reading_of(window, crowd, present, weights, pace)
     works = [work_of(flight, end - start, reading) for flight, (start, end) in held]
-    unknown = strangers.works(crowd, weights, pace, present)
-    if weights.experts and crowd.covered_ns:
-        every = [*works, *unknown]
-        sequences = sum(work.present_ns for work in every) / crowd.covered_ns / engines
-        experts.infer(every, weights.touched, sequences)
+    unknown = strangers.works(crowd, weights, pace, present, reading.streamed)
     return Activity(present, works, unknown, crowd.covered_ns, covered=crowd.covered)
+
+
+def reading_of(window: Span, crowd: Crowd, present: Iterable[Flight], weights: Weights, pace: Pace) -> Reading:
+    """What `work_of` needs to know of a window and of those present in it."""
+    if not weights.experts:
+        return Reading(window, crowd, weights, pace)
+    readers: list[Presence] = []
+    for flight in present:
+        span = prefill_span(flight, weights, window.end)
+        part = span.within(window) if span else None
+        if part:
+            readers.append((part.start, part.end, float(flight.sequences)))
+    positions = pace.positions_per_token * pace.tokens_per_step
+    return Reading(window, crowd, weights, pace, Streamed(crowd, readers, weights.touched, positions))
 
 
 def work_of(flight: Flight, held_ns: int, reading: Reading) -> Work:
@@ -128,8 +139,8 @@ def _add_prefill(work: Work, flight: Flight, span: Span, part: Span, reading: Re
         steps = max(1, ceil(tokens / BATCHED_TOKENS)) * part_done
     share = steps * reading.crowd.mean_share(part.start, part.end) * flight.sequences
     work.steps += share
-    if reading.weights.experts:
-        work.experts += share
+    if reading.streamed:
+        work.experts += steps * reading.streamed.reading(part.start, part.end) * flight.sequences
     if not flight.silent or flight.ended is not None:
         first = flight.sequences if flight.completion_tokens else 0
         work.tokens += first * part_done
@@ -146,8 +157,8 @@ def _add_ticks(work: Work, flight: Flight, reading: Reading) -> None:
     before = float(ticks.tokens[0]) if first >= start else ticks.made_at(start)
     made = float(ticks.tokens[-1]) if last <= end else ticks.made_at(end)
     if made > before:
-        steps = (made - before) * reading.crowd.mean_share(max(first, start), min(last, end))
-        _add_decode(work, flight, made - before, (before + made) / 2, steps, reading)
+        span = Span(max(first, start), min(last, end))
+        _add_decode(work, flight, made - before, (before + made) / 2, span, reading)
 
 
 def _add_silent_decode(work: Work, flight: Flight, reading: Reading) -> None:
@@ -170,16 +181,18 @@ def _add_silent_decode(work: Work, flight: Flight, reading: Reading) -> None:
     if inside is None or not rest:
         return
     low, high = (inside.start - span.start) / span.length, (inside.end - span.start) / span.length
-    tokens, share = rest * (high - low), reading.crowd.mean_share(inside.start, inside.end)
-    _add_decode(work, flight, tokens, before + rest * (low + high) / 2, tokens * share, reading)
+    _add_decode(work, flight, rest * (high - low), before + rest * (low + high) / 2, inside, reading)
 
 
-def _add_decode(work: Work, flight: Flight, tokens: float, made: float, steps: float, reading: Reading) -> None:
-    """made: tokens of all sequences that are there half-way. steps: the tokens' sum of 1/n."""
-    pace = reading.pace
+def _add_decode(work: Work, flight: Flight, tokens: float, made: float, span: Span, reading: Reading) -> None:
+    """made: tokens of all sequences that are there half-way. span: in which these tokens were made."""
+    pace, start, end = reading.pace, span.start, span.end
+    steps = tokens / pace.tokens_per_step
     context = flight.prompt / flight.prompts + made / flight.sequences
     work.decode += tokens * pace.positions_per_token
-    work.decode_context += tokens / pace.tokens_per_step * reading.weights.context_of(context)
-    work.steps += steps / pace.tokens_per_step
+    work.decode_context += steps * reading.weights.context_of(context)
+    work.steps += steps * reading.crowd.mean_share(start, end)
+    if reading.streamed:
+        work.experts += steps * reading.streamed.decoding(start, end)
     work.tokens += tokens
     work.output_tokens += tokens

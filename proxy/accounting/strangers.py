@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from proxy.accounting.activity import Span, Work
 from proxy.accounting.crowd import Crowd, Presence
+from proxy.accounting.experts import Streamed
 from proxy.accounting.flight import Flight
 from proxy.accounting.step_clock import Pace
 from proxy.accounting.unseen import Piece, UnseenTraffic
@@ -30,17 +31,22 @@ class Strangers:
         """How many sequences they had in the batch, and when."""
         return [(piece.span.start, piece.span.end, piece.sequences) for piece, _ in self._parts]
 
-    def works(self, crowd: Crowd, weights: Weights, pace: Pace, present: Sequence[Flight]) -> list[Work]:
-        """Their work, as one player's; none where there was nobody. present: our own."""
+    def works(
+        self, crowd: Crowd, weights: Weights, pace: Pace, present: Sequence[Flight], streamed: Streamed | None
+    ) -> list[Work]:
+        """Their work, as one player's; none where there was nobody. present: our own. streamed: see Reading."""
         if not self._parts:
             return []
         work, usual = Work(), usual_context(present)
         for piece, known in self._parts:
-            _add(work, piece, weights.context_of(usual if known is None else known), crowd, pace)
+            steps = _add(work, piece, weights.context_of(usual if known is None else known), crowd, pace)
+            if streamed:
+                work.experts += steps * streamed.decoding(piece.span.start, piece.span.end)
         return [work]
 
 
-def _add(work: Work, piece: Piece, context: float, crowd: Crowd, pace: Pace) -> None:
+def _add(work: Work, piece: Piece, context: float, crowd: Crowd, pace: Pace) -> float:
+    """The steps of all its sequences."""
     steps = piece.decode / pace.tokens_per_step if piece.steps is None else piece.steps * piece.sequences
     work.prefill += piece.prompt
     work.prefill_context += piece.prompt * context / 2
@@ -50,3 +56,4 @@ def _add(work: Work, piece: Piece, context: float, crowd: Crowd, pace: Pace) -> 
     work.tokens += piece.prompt + piece.decode
     work.output_tokens += piece.decode
     work.present_ns += piece.span.length * piece.sequences
+    return steps

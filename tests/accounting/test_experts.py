@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.accounting.activity import Span, Work
-from proxy.accounting.experts import infer, shares
+from proxy.accounting.activity import Span
+from proxy.accounting.crowd import Crowd
+from proxy.accounting.experts import Streamed, shares
 from proxy.accounting.reconstruction import reconstruct
 from proxy.accounting.steps import Computed
 from proxy.accounting.weights import Weights
@@ -145,9 +146,19 @@ def test_without_a_step_log_a_reader_among_decoders_pays_for_what_it_touches(
         assert guessed == pytest.approx(logged, rel=0.1), row
 
 
-def test_nobody_there_infers_nothing() -> None:
-    """No steps, no experts."""
-    works = [Work(), Work()]
-    infer(works, 0.1, 0.0)
+def test_a_crowd_that_grows_pays_by_the_step() -> None:
+    """Experts level off with the crowd: what half a window of one and half of sixteen pay is no mean crowd's price."""
+    half, whole = ms(50), ms(100)
+    crowd = Crowd(Span(ms(0), whole), [(ms(0), whole, 1.0), (half, whole, 15.0)])
+    streamed = Streamed(crowd, [], 0.0625)
 
-    assert [0.0, 0.0] == [work.experts for work in works]
+    alone, among = shares([1], 0.0625)[1], shares([1] * 16, 0.0625)[1]
+    assert streamed.decoding(ms(0), half) == pytest.approx(alone)
+    assert streamed.decoding(half, whole) == pytest.approx(among)
+    assert streamed.decoding(ms(25), ms(75)) == pytest.approx((alone + among) / 2)
+    assert streamed.reading(ms(0), whole) == 0
+
+
+def test_where_nobody_is_nobody_pays() -> None:
+    """No steps, no experts."""
+    assert Streamed(Crowd(Span(ms(0), ms(9)), []), [], 0.1).decoding(ms(4), ms(4)) == 0
