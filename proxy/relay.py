@@ -212,6 +212,8 @@ class Relay:
         flight.cached_tokens = counts.cached if counts.cached is not None else flight.cached_tokens
         if counts.completion:
             flight.tick(arrived, counts.completion)
+            if len(flight.begins) < flight.sequences > 1:
+                flight.begun(arrived, sum(tokens > 0 for tokens in counts.by_choice.values()))
         if flight.scheduled is None:
             flight.scheduled = _scheduled(flight, tap.queue_time_ms, arrived)
 

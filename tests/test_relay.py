@@ -164,6 +164,15 @@ def test_a_stream_is_billed_by_its_usage() -> None:
     assert road.pool.members["a"].outstanding == 0
 
 
+def test_choices_begin_one_after_another() -> None:
+    """Each with its first token, which a chunk that only names the role does not hold."""
+    road = Road(a=stream(chunk(0) + chunk(0, 1) + chunk(1), chunk(2), chunk(1, 1), LAST, DONE))
+
+    road.send(b'{"model":"m","stream":true,"n":2}')
+
+    assert road.flight.begins == [road.flight.ticks[0].at, road.flight.ticks[2].at]
+
+
 def test_a_response_is_known_by_the_id_the_engine_is_told() -> None:
     """/v1/responses takes it from the body; each request has its own."""
     ids = []

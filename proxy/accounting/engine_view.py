@@ -101,21 +101,24 @@ class EngineView:
         if pending is None or (now is not None and now < pending.at + self._arrival.lag + HINDSIGHT):
             return
         self._pending, self._looked = None, pending.at
-        found = self._watch.compare(pending, self._seen(flights, pending.at))
+        found = self._watch.compare(pending, *self._seen(flights, pending))
         self.unseen += [found] if found else []
 
-    def _seen(self, flights: Sequence[Flight], at: Nanoseconds) -> SeenTokens:
-        looking = Looking(at, self._arrival.lag, self._steps, self.pace, self._weights)
-        counts = [self._closed]
+    def _seen(self, flights: Sequence[Flight], look: EngineCounters) -> tuple[SeenTokens, SeenTokens]:
+        """What the engine must have counted of ours at a look, and of that what is certain."""
+        looking = Looking(look.at, self._arrival.lag, self._steps, self.pace, self._weights, look.blur)
+        counts, certain = [self._closed], [self._closed]
         for flight in flights:
-            if flight.sent >= at:
+            if flight.sent >= look.at:
                 continue
             one = looking.counted(flight)
             counts.append(one)
+            certain.append(looking.certain(flight))
             if one.prompt and flight.row not in self._read:
                 self._read.add(flight.row)
                 self._computed += flight.computed
-        return SeenTokens(*map(sum, zip(*counts, strict=True)))._replace(computed=self._computed)
+        seen, least = (SeenTokens(*map(sum, zip(*every, strict=True))) for every in (counts, certain))
+        return seen._replace(computed=self._computed), least
 
     def closed(self, flight: Flight, weights: Weights) -> None:
         """A request is over and will not be among the flights any more; its tokens stay counted."""

@@ -4,6 +4,7 @@ A flight only remembers; `activity` turns what it remembers into work. A chunk i
 the running token count at the arrival of a chunk, and tokens are spread over the time between ticks.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,6 +30,7 @@ class Flight:
     metered_work: whether the endpoint does any work on the GPU (tokenising does not).
     decodes: whether it makes tokens (embeddings do not).
     cached_tokens: hits as the engine said; of several sequences it tells those of one alone.
+    begins: when the first token of each sequence came, where there are several and their stream tells them apart.
     scheduled: when the engine took it up, as the engine said; scheduled_guess: inferred meanwhile.
     lag: nanoseconds by which its tokens are expected to arrive later than they are made; its start is put off alike.
     prefix: names of the prompts' pieces; only until they are looked up, or the end.
@@ -61,6 +63,7 @@ class Flight:
     ended: Nanoseconds | None = None
     outcome: Outcome | None = None
     ticks: Ticks = field(default_factory=Ticks)
+    begins: list[Nanoseconds] = field(default_factory=list)
 
     def tick(self, at: Nanoseconds, tokens: int) -> None:
         """Notes that `tokens` completion tokens were there at `at`; a count that does not grow is no tick."""
@@ -71,6 +74,16 @@ class Flight:
         self.last = at
         self.completion_tokens = tokens
         self.ticks.add(at, tokens)
+
+    def begun(self, at: Nanoseconds, sequences: int) -> None:
+        """Notes that so many of its sequences had their first token at `at`."""
+        self.begins += [at] * (min(sequences, self.sequences) - len(self.begins))
+
+    def begun_by(self, instant: Nanoseconds) -> int:
+        """Sequences known to have had their first token at an instant; all at once where nothing tells them apart."""
+        if self.first is None or self.first > instant:
+            return 0
+        return bisect_right(self.begins, instant) if self.begins else self.sequences
 
     def made_by(self, instant: Nanoseconds) -> int:
         """Completion tokens known to have been there at an instant; those before the last tick kept count as there."""

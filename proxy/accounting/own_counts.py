@@ -35,7 +35,8 @@ def steps_of(scrapes: Iterable[EngineCounters]) -> Curve | None:
 class Looking:
     """An instant on the engine's clock, and what is needed to tell what a request had got by then.
 
-    lag: by which its tokens arrive later. steps, weights: None while they are not known.
+    lag: by which its tokens arrive later. steps, weights: None while they are not known. blur: by which the instant
+    may be off.
     """
 
     at: Nanoseconds
@@ -43,6 +44,20 @@ class Looking:
     steps: Curve | None
     pace: Pace
     weights: Weights | None
+    blur: int = 0
+
+    def certain(self, flight: Flight) -> SeenTokens:
+        """The least the engine had counted of one flight: what was here well before, whatever the lag.
+
+        Of an answer whose tokens are not known nothing is certain before its end.
+        """
+        before = Nanoseconds(self.at - JITTER - self.blur)
+        if flight.refused or not flight.metered_work or (flight.ended is not None and flight.ended <= before):
+            return self.counted(flight)
+        if flight.silent or flight.rough:
+            return SeenTokens(0, 0, 0)
+        begun = _begun(flight, before)
+        return SeenTokens(_read(flight, begun), flight.made_by(before) if begun else 0, 0, firsts=begun)
 
     def counted(self, flight: Flight) -> SeenTokens:
         """The part of one flight that was sent before."""
@@ -53,14 +68,10 @@ class Looking:
         held = 0 if over else flight.sequences
         if (flight.silent or flight.rough) and not (over and flight.completion_tokens is not None):
             return self._estimated(flight, held)
-        heard = flight.first
-        if heard is None and flight.completion_tokens is not None:
-            heard = flight.ended
-        if heard is None or heard > here + JITTER:
-            return SeenTokens(0, 0, 0, held)
-        if heard > here:
-            return SeenTokens(0, 0, 0, held, flight.read, pending_firsts=flight.sequences)
-        return SeenTokens(flight.read, flight.made_by(here), 0, held, firsts=flight.sequences)
+        begun, soon = _begun(flight, here), _begun(flight, Nanoseconds(here + JITTER + self.blur))
+        read, pending = _read(flight, begun), _read(flight, soon) - _read(flight, begun)
+        made = flight.made_by(here) if begun else 0
+        return SeenTokens(read, made, 0, held, pending, firsts=begun, pending_firsts=soon - begun)
 
     def _estimated(self, flight: Flight, held: int) -> SeenTokens:
         """Of one whose tokens are not known, or not yet, or that will never be because its client left."""
@@ -79,3 +90,15 @@ class Looking:
         """The first token, and one more in each step since, for each of its sequences."""
         steps = self.steps.within(Span(begun, until)) if self.steps and until > begun else 0.0
         return round((1 + steps * self.pace.tokens_per_step) * flight.sequences)
+
+
+def _begun(flight: Flight, by: Nanoseconds) -> int:
+    """Sequences of whose first token it is known that it was there; of an answer in one piece all, at its end."""
+    if flight.first is None and flight.completion_tokens is not None and flight.ended is not None:
+        return flight.sequences if flight.ended <= by else 0
+    return flight.begun_by(by)
+
+
+def _read(flight: Flight, begun: int) -> int:
+    """Prompt tokens that the engine has read for so many of a flight's sequences, one like the other."""
+    return flight.read * begun // flight.sequences

@@ -30,7 +30,7 @@ class EngineCounters:
     drafts: None where it does not speculate.
     running and waiting are gauges at `at`: sequences in the batch, requests in the queue.
     steps: those that gave somebody a token; of several engines the mean. firsts: sequences whose prompt has been read.
-    engines: data-parallel ones on the page.
+    engines: data-parallel ones on the page. blur: by which the instant may be off, for the page took its time.
     """
 
     at: Nanoseconds
@@ -44,6 +44,7 @@ class EngineCounters:
     steps: float | None = None
     firsts: float | None = None
     engines: int = 1
+    blur: int = 0
 
     @property
     def prompt_tokens(self) -> float:
@@ -68,6 +69,11 @@ class SeenTokens(NamedTuple):
     firsts: int = 0
     pending_firsts: int = 0
     computed: int = 0
+
+    def less(self, certain: "SeenTokens") -> "SeenTokens":
+        """What of these counts the engine may not have counted yet."""
+        prompt, completion = self.prompt - certain.prompt, self.completion - certain.completion
+        return SeenTokens(max(0, prompt), max(0, completion), 0, firsts=max(0, self.firsts - certain.firsts))
 
 
 class Piece(NamedTuple):

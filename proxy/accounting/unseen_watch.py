@@ -44,18 +44,21 @@ class Excess:
     made: float = 0.0
     arrived: float | None = None
 
-    def less_pending(self, seen: SeenTokens) -> "tuple[Excess, Excess]":
-        """(strangers', what an own request may explain): the latter waits, so a stranger's is only late."""
+    def less_pending(self, seen: SeenTokens, early: SeenTokens) -> "tuple[Excess, Excess]":
+        """(strangers', what own requests may explain): the latter waits, so a stranger's is only late.
+
+        early: ours that the engine may count after this look; so many firsts it may lack.
+        """
         read = min(max(0.0, self.read), ESTIMATE_MARGIN * seen.pending)
         if self.arrived is None:
             return Excess(self.read - read, self.made), Excess(read)
-        arrived = min(max(0.0, self.arrived), seen.pending_firsts)
+        arrived = max(-early.firsts, min(self.arrived, seen.pending_firsts))
         return Excess(self.read - read, self.made, max(0.0, self.arrived - arrived)), Excess(read, 0.0, arrived)
 
-    def carried(self, pending: "Excess", least: float, most: float) -> "Excess":
-        """What stays for the next comparison, bounded but for what is pending."""
-        read = pending.read + max(least, min(most, self.read))
-        return Excess(read, max(least, min(most, self.made)), pending.arrived)
+    def carried(self, pending: "Excess", early: SeenTokens, slack: float, most: float) -> "Excess":
+        """What stays for the next comparison, bounded but for what is pending or early."""
+        read = pending.read + max(-slack - early.prompt, min(most, self.read))
+        return Excess(read, max(-slack - early.completion, min(most, self.made)), pending.arrived)
 
 
 class UnseenWatch:
@@ -67,8 +70,12 @@ class UnseenWatch:
         self._carried = Excess()
         self._context = UsualContext()
 
-    def compare(self, engine: EngineCounters, seen: SeenTokens) -> UnseenTraffic | None:
+    def compare(
+        self, engine: EngineCounters, seen: SeenTokens, certain: SeenTokens | None = None
+    ) -> UnseenTraffic | None:
         """The excess since the last conclusive scrape; None when there is none or it cannot be told yet.
+
+        certain: the least of `seen` that the engine had counted by then; None where there is no doubt.
 
         While a flight is open whose tokens can neither be known nor be inferred from the engine's steps, only the
         running sequences can be compared; where they say nothing, the comparison waits for its end. A counter that
@@ -82,16 +89,18 @@ class UnseenWatch:
             return None
         if seen.uncounted and engine.steps is None:
             return self._by_sequences(before, engine, seen)
-        excess, pending = self._excess(before, engine, seen).less_pending(seen)
+        early = seen.less(certain or seen)
+        excess, pending = self._excess(before, engine, seen).less_pending(seen, early)
         held = (_strangers_held(before, seen_before), _strangers_held(engine, seen))
         slack = TOKENS_UNDER_WAY * (1 + engine.running)
         nobody = excess.arrived is not None and max(excess.arrived, *held) < SOMEBODY
         if nobody or max(0.0, excess.made) + max(0.0, excess.read) <= slack:
             # Carried both ways, but bounded: an engine that counts otherwise must not hide a stranger for ever, and
             # what it makes for those who left before it noticed must not add up to one.
-            self._start_at(engine, seen, excess.carried(pending, -slack, slack if nobody else float("inf")))
+            most = slack if nobody else float("inf")
+            self._start_at(engine, seen, excess.carried(pending, early, slack, most))
             return None
-        self._start_at(engine, seen, excess.carried(pending, -slack, 0.0))
+        self._start_at(engine, seen, excess.carried(pending, early, slack, 0.0))
         return self._found(before, engine, excess, held, seen.computed - seen_before.computed)
 
     def _excess(self, before: EngineCounters, engine: EngineCounters, seen: SeenTokens) -> Excess:

@@ -47,8 +47,8 @@ def _mean(pattern: re.Pattern[bytes], page: bytes) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def read_counters(page: bytes, at: Nanoseconds) -> EngineCounters | None:
-    """The counters of one scrape, or None if this is not vLLM's page.
+def read_counters(page: bytes, at: Nanoseconds, *, blur: int = 0) -> EngineCounters | None:
+    """The counters of one scrape, or None if this is not vLLM's page. blur: nanoseconds by which `at` may be off.
 
     prompt_tokens_total includes cached tokens, so the count by source is preferred where it exists.
     """
@@ -61,7 +61,7 @@ def read_counters(page: bytes, at: Nanoseconds) -> EngineCounters | None:
     cached, capacity = _sum(_CACHED, page), _cache_capacity(page)
     steps, firsts, engines = _mean(_STEPS, page), _sum(_FIRSTS, page), len(_LINE["running"].findall(page))
     return EngineCounters(
-        at, running, waiting, generation, prompt, cached, capacity, _drafts(page), steps, firsts, engines
+        at, running, waiting, generation, prompt, cached, capacity, _drafts(page), steps, firsts, engines, blur
     )
 
 

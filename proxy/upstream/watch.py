@@ -77,9 +77,10 @@ class Watch:
             page = await self._engines[name].page("/metrics", timeout_s=2.0)
         except RequestError:
             page = None
-        at = Nanoseconds((before + self._clock()) // 2)
+        took = self._clock() - before
+        at = Nanoseconds(before + took // 2)
         if page is not None:
-            counters = read_counters(page, at)
+            counters = read_counters(page, at, blur=took // 2)
         self._on_counters(name, counters, at)
 
     async def repeat(self, look: Callable[[str], Awaitable[object]], period_s: float) -> None:

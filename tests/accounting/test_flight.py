@@ -106,3 +106,18 @@ def test_the_end_forgets_the_names_of_the_prompt() -> None:
     one.end(ms(1), "error")
 
     assert one.prefix == ()
+
+
+def test_sequences_begin_one_after_another() -> None:
+    """
+    Of three prompts the first is read alone; where nothing tells them apart, all begin with the first token.
+    """
+    apart, together = flight(300, prompts=3), flight(300, prompts=3)
+    for one in (apart, together):
+        one.tick(ms(20), 1)
+        one.tick(ms(60), 4)
+    apart.begun(ms(20), 1)
+    apart.begun(ms(60), 3)
+
+    assert [apart.begun_by(ms(at)) for at in (10, 20, 59, 60)] == [0, 1, 1, 3]
+    assert [together.begun_by(ms(at)) for at in (10, 20)] == [0, 3]

@@ -1,5 +1,7 @@
 """What the engine counted of our own up to an instant is told by tokens, or inferred from its steps."""
 
+from dataclasses import replace
+
 from proxy.accounting.flight import Flight
 from proxy.accounting.own_counts import Looking, steps_of
 from proxy.accounting.step_clock import ONE_BY_ONE
@@ -81,3 +83,31 @@ def test_steps_begin_anew_with_the_engine() -> None:
     assert curve is not None
     assert [curve.up_to(ms(at)) for at in (0, 200, 250, 900)] == [5, 5, 10, 15]
     assert steps_of([EngineCounters(ms(0), 1, 0, 0, 0)]) is None
+
+
+def test_of_several_prompts_those_count_whose_first_token_came() -> None:
+    """The engine reads one in its first step and the others in the next."""
+    flight = Flight("r", "r", ms(0), 6, 6, prompt_tokens=1200)
+    for at, tokens, begun in ((100, 1, 1), (180, 7, 6), (200, 13, 6)):
+        flight.tick(ms(at), tokens)
+        flight.begun(ms(at), begun)
+
+    assert look(110).counted(flight) == SeenTokens(200, 1, 0, 6, firsts=1)
+    assert look(150).counted(flight) == SeenTokens(200, 1, 0, 6, 1000, firsts=1, pending_firsts=5)
+    assert look(180).counted(flight) == SeenTokens(1200, 7, 0, 6, firsts=6)
+
+
+def test_certain_is_what_came_well_before_whatever_the_lag() -> None:
+    """A lag that is taken for too long, or a page that took its time, makes more of it uncertain."""
+    flight = stream("r", prompt=100, first=100, step=10, tokens=80, over=False)
+    slow = replace(look(200, lag=300), blur=ms(40))
+
+    assert look(200, lag=300).certain(flight) == SeenTokens(100, 6, 0, firsts=1)
+    assert slow.certain(flight) == SeenTokens(100, 2, 0, firsts=1)
+    assert look(140, lag=300).certain(flight) == SeenTokens(0, 0, 0)
+
+
+def test_of_an_open_answer_in_one_piece_nothing_is_certain() -> None:
+    """All that is counted of it is inferred; at its end it is known."""
+    assert look(500).certain(silent("s", ended=None)) == SeenTokens(0, 0, 0)
+    assert look(500).certain(silent("s", ended=200, tokens=5)) == SeenTokens(100, 5, 0, firsts=1)

@@ -166,3 +166,64 @@ def test_a_silent_answer_hides_no_stranger() -> None:
 
     found = target.engine.unseen[-1]
     assert (found.sequences, found.decode) == (pytest.approx(1, rel=0.1), pytest.approx(100, rel=0.1))
+
+
+def alone(flight: Flight, *looks: EngineCounters, lag_ms: float = 0) -> list[UnseenTraffic]:
+    """What is found beside one request that nobody shares the engine with."""
+    target = group(patience=Patience(ms(10_000), ms(500), scrape=ms(2000), gap=ms(30_000)))
+    target.scraped(EngineCounters(ms(1), 0, 0, 0, 0, 0, steps=0, firsts=0), ms(1))
+    opened(target, flight)
+    target.engine._arrival.lag = ms(lag_ms)
+    for one in looks:
+        target.scraped(one, one.at)
+        read(target, 3000)
+        target.settle(ms(one.at / 1e6 + 500))
+    return target.engine.unseen
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_look_between_the_prompts_of_one_request_shows_no_stranger(apart: bool) -> None:
+    """The engine has read one of six prompts; the others follow in its next step, which takes long."""
+    flight = Flight("ours", "ours", ms(100), 6, 6, prompt_tokens=1200)
+    for number in range(100):
+        at = ms(220 + 10 * number) if number else ms(140)
+        flight.tick(at, 1 + 6 * number)
+        if apart:
+            flight.begun(at, 6 if number else 1)
+
+    looks = [
+        EngineCounters(ms(at), running, 0, made, read, 0, steps=steps, firsts=firsts)
+        for at, running, made, read, steps, firsts in (
+            (150, 1, 1, 200, 1, 1),
+            (350, 6, 85, 1200, 15, 6),
+            (550, 6, 205, 1200, 35, 6),
+        )
+    ]
+    assert alone(flight, *looks) == []
+
+
+@pytest.mark.parametrize("tells_firsts", [True, False])
+def test_a_lag_that_is_taken_for_too_long_makes_no_stranger(tells_firsts: bool) -> None:
+    """Tokens that came after a look are taken for made before it, and an answer for ended that the engine still holds.
+
+    So it is after many requests came at once and all of them waited.
+    """
+    flight = stream("ours", sent=100, first=150, step=5, tokens=140, prompt=200)
+    looks = []
+    for at, made in ((110, 0), (310, 32), (510, 72), (710, 112), (910, 140), (1110, 140)):
+        begun = float(made > 0)
+        firsts = begun if tells_firsts else None
+        looks.append(EngineCounters(ms(at), made < 140, 0, made, 200 * begun, 0, steps=made, firsts=firsts))
+
+    assert alone(flight, *looks, lag_ms=300) == []
+
+
+def test_a_stranger_among_tokens_under_way_is_found_all_the_same() -> None:
+    """One who came while ours are uncertain by thirty tokens: by the next look all that is beyond them is found."""
+    engine, early = after(made=200, firsts=1, read=300), SeenTokens(0, 230, 0, 2)
+    later = after(made=500, firsts=1, read=300, running=3, at=2000)
+
+    found = [one for one in compared((engine, early), (later, SeenTokens(0, 400, 0, 2))) if one is not None]
+
+    assert sum(one.prompt for one in found) == 300
+    assert sum(one.decode for one in found) == pytest.approx(100, abs=20)
