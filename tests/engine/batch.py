@@ -97,6 +97,7 @@ class Batch:
         self.waiting: deque[Sequence] = deque()
         self.counters = Counters()
         self.steps: deque[Step] = deque(maxlen=100_000)
+        self.under_way: Step | None = None
         self._cache: set[int] = set()
         self._work = asyncio.Event()
 
@@ -141,15 +142,18 @@ class Batch:
     async def _step(self, admitted: list[Sequence]) -> None:
         batch = list(self.running)
         prefill = {s.name: len(s.prompt) - s.cached for s in admitted}
+        takes_s = self.step_s + self.prefill_s_per_token * sum(prefill.values())
         started_ns = time.monotonic_ns()
-        await asyncio.sleep(self.step_s + self.prefill_s_per_token * sum(prefill.values()))
+        decode = {s.name: 1 for s in batch if s.name not in prefill}
+        self.under_way = Step(started_ns, started_ns + round(takes_s * 1e9), prefill, decode)
+        await asyncio.sleep(takes_s)
         now = time.monotonic_ns()
         for sequence in batch:
             self._say(sequence, now)
         self.counters.prompt_computed += sum(prefill.values())
         self.counters.prompt_cached += sum(s.cached for s in admitted)
         self.counters.count(sum(prefill.values()), len(batch))
-        self.steps.append(Step(started_ns, now, prefill, {s.name: 1 for s in batch if s.name not in prefill}))
+        self.steps.append(Step(started_ns, now, prefill, decode))
         # A real engine takes far longer per step than its server per chunk; with no time per step, wait for the server,
         # unless a slow reader holds it up: then tokens gather and leave in one chunk, as vLLM's do.
         while any(s.awaits_its_server for s in batch):  # noqa: ASYNC110 - one turn of the loop is mostly enough

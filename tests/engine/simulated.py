@@ -125,6 +125,11 @@ class SimulatedEngine:
         """What it has computed since it came up, step by step."""
         return tuple(self._running.batch.steps)
 
+    @property
+    def under_way(self) -> Step | None:
+        """The step it computes, or its last one, which is in `steps` then; it ends when it should, not when it did."""
+        return self._running.batch.under_way
+
     def up(self) -> None:
         """Starts listening; after `down()` on the same port again, with counters at zero and an empty prefix cache."""
         listener = socket.socket()
