@@ -81,15 +81,17 @@ class UnseenWatch:
         running sequences can be compared; where they say nothing, the comparison waits for its end. A counter that
         fell means the engine restarted: comparison starts anew.
         """
-        before, seen_before = self._engine, self._seen
+        before, seen_before, certain = self._engine, self._seen, certain or seen
         if before is None or _restarted(before, engine):
-            self._start_at(engine, seen, Excess())
+            # Only what the engine has surely counted is in what it counted before: the rest may come in the next.
+            sure = seen._replace(prompt=certain.prompt, completion=certain.completion, firsts=certain.firsts)
+            self._start_at(engine, sure, Excess())
             return None
         if engine.at <= before.at:
             return None
         if seen.uncounted and engine.steps is None:
             return self._by_sequences(before, engine, seen)
-        early = seen.less(certain or seen)
+        early = seen.less(certain)
         excess, pending = self._excess(before, engine, seen).less_pending(seen, early)
         held = (_strangers_held(before, seen_before), _strangers_held(engine, seen))
         slack = TOKENS_UNDER_WAY * (1 + engine.running)

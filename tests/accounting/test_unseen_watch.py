@@ -227,3 +227,11 @@ def test_a_stranger_among_tokens_under_way_is_found_all_the_same() -> None:
 
     assert sum(one.prompt for one in found) == 300
     assert sum(one.decode for one in found) == pytest.approx(100, abs=20)
+
+
+def test_a_first_look_amid_own_requests_makes_no_stranger() -> None:
+    """Three of ours are taken as read when the engine has read none of them yet: it counts them by the next look."""
+    watch = UnseenWatch()
+    watch.compare(START, SeenTokens(900, 3, 3, sequences=3, firsts=3), SeenTokens(0, 0, 0))
+
+    assert watch.compare(after(3, made=300, read=900, firsts=3), SeenTokens(900, 300, 3, sequences=3, firsts=3)) is None
