@@ -107,18 +107,13 @@ class EngineView:
     def _seen(self, flights: Sequence[Flight], look: EngineCounters) -> tuple[SeenTokens, SeenTokens]:
         """What the engine must have counted of ours at a look, and of that what is certain."""
         looking = Looking(look.at, self._arrival.lag, self._steps, self.pace, self._weights, look.blur)
-        counts, certain = [self._closed], [self._closed]
-        for flight in flights:
-            if flight.sent >= look.at:
-                continue
-            one = looking.counted(flight)
-            counts.append(one)
-            certain.append(looking.certain(flight))
-            if one.prompt and flight.row not in self._read:
+        sent = [flight for flight in flights if flight.sent < look.at]
+        for flight in sent:
+            if flight.row not in self._read and looking.counted(flight).prompt:
                 self._read.add(flight.row)
                 self._computed += flight.computed
-        seen, least = (SeenTokens(*map(sum, zip(*every, strict=True))) for every in (counts, certain))
-        return seen._replace(computed=self._computed), least
+        seen, least = looking.of_all(sent)
+        return self._closed.plus(seen)._replace(computed=self._computed), self._closed.plus(least)
 
     def closed(self, flight: Flight, weights: Weights) -> None:
         """A request is over and will not be among the flights any more; its tokens stay counted."""
@@ -126,9 +121,8 @@ class EngineView:
         self._read.discard(flight.row)
         self._arrival.finished(flight, weights)
         if flight.ended is not None:
-            one, sums = Looking(flight.ended, 0, self._steps, self.pace, weights).counted(flight), self._closed
-            prompt, completion = sums.prompt + one.prompt, sums.completion + one.completion
-            self._closed = SeenTokens(prompt, completion, 0, firsts=sums.firsts + one.firsts)
+            one = Looking(flight.ended, 0, self._steps, self.pace, weights).counted(flight)
+            self._closed = self._closed.plus(SeenTokens(one.prompt, one.completion, 0, firsts=one.firsts))
 
     def taken_up(self, flights: Sequence[Flight], weights: Weights) -> list[Flight]:
         """The flights that the engine holds or held, with what is inferred of their start; queued ones are left out."""

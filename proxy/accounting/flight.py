@@ -176,6 +176,12 @@ class Flight:
         return self.outcome == "error" and self.first is None
 
     @property
+    def told_by_its_tokens(self) -> bool:
+        """Whether its tokens say all that the engine did for it, and for all its sequences alike."""
+        silent = self.silent or self.rough
+        return self.metered_work and not silent and not self.begins and self.outcome != "error"
+
+    @property
     def uncounted(self) -> bool:
         """It runs, and the engine may have made more tokens for it than are known here."""
         return self.metered_work and self.ended is None and (self.silent or self.rough)

@@ -59,6 +59,25 @@ class Looking:
         begun = _begun(flight, before)
         return SeenTokens(_read(flight, begun), flight.made_by(before) if begun else 0, 0, firsts=begun)
 
+    def of_all(self, flights: Iterable[Flight]) -> tuple[SeenTokens, SeenTokens]:
+        """The counts of several, and the least of them that is certain."""
+        here, before = self.at + self.lag, self.at - JITTER - self.blur
+        others, read, made, least, held, firsts = [], 0, 0, 0, 0, 0
+        for flight in flights:
+            if flight.first is None or flight.first > before or not flight.told_by_its_tokens:
+                others.append(flight)
+                continue
+            # Nearly all: they began well before, so that only their tokens need be looked for.
+            read += flight.read
+            firsts += flight.sequences
+            over = flight.ended
+            made += flight.made_by(Nanoseconds(here))
+            least += flight.made_by(Nanoseconds(before))
+            held += flight.sequences if over is None or over > here else 0
+        counted = [SeenTokens(read, made, 0, held, firsts=firsts), *map(self.counted, others)]
+        certain = [SeenTokens(read, least, 0, firsts=firsts), *map(self.certain, others)]
+        return SeenTokens(*map(sum, zip(*counted, strict=True))), SeenTokens(*map(sum, zip(*certain, strict=True)))
+
     def counted(self, flight: Flight) -> SeenTokens:
         """The part of one flight that was sent before."""
         if flight.refused or not flight.metered_work:

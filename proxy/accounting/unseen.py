@@ -6,6 +6,7 @@ Arrival is a little later than generation, so small differences are carried, not
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import add
 from typing import NamedTuple
 
 from proxy.accounting.activity import Span
@@ -69,6 +70,10 @@ class SeenTokens(NamedTuple):
     firsts: int = 0
     pending_firsts: int = 0
     computed: int = 0
+
+    def plus(self, other: "SeenTokens") -> "SeenTokens":
+        """Both counts together."""
+        return SeenTokens(*map(add, self, other))
 
     def less(self, certain: "SeenTokens") -> "SeenTokens":
         """What of these counts the engine may not have counted yet."""

@@ -1,6 +1,10 @@
 """What the engine counted of our own up to an instant is told by tokens, or inferred from its steps."""
 
 from dataclasses import replace
+from functools import reduce
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.accounting.flight import Flight
 from proxy.accounting.own_counts import Looking, steps_of
@@ -111,3 +115,26 @@ def test_of_an_open_answer_in_one_piece_nothing_is_certain() -> None:
     """All that is counted of it is inferred; at its end it is known."""
     assert look(500).certain(silent("s", ended=None)) == SeenTokens(0, 0, 0)
     assert look(500).certain(silent("s", ended=200, tokens=5)) == SeenTokens(100, 5, 0, firsts=1)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 900), st.integers(1, 40), st.integers(1, 3), st.booleans(), st.booleans())),
+    st.integers(0, 1000),
+    st.integers(0, 60),
+)
+def test_all_together_are_counted_as_one_by_one(
+    drawn: list[tuple[int, int, int, bool, bool]], at: int, lag: int
+) -> None:
+    """Streams that began well before, or not, that are over or go on, of several answers, and answers in one piece."""
+    looking = look(at, lag=lag)
+    flights = [
+        silent(f"{number}", ended=first + tokens if over else None)
+        if in_one
+        else stream(f"{number}", first=first, tokens=tokens, sequences=sequences, over=over)
+        for number, (first, tokens, sequences, over, in_one) in enumerate(drawn)
+    ]
+    nothing = SeenTokens(0, 0, 0)
+
+    counted, certain = looking.of_all(flights)
+    assert counted == reduce(SeenTokens.plus, map(looking.counted, flights), nothing)
+    assert certain == reduce(SeenTokens.plus, map(looking.certain, flights), nothing)
