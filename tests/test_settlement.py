@@ -75,7 +75,7 @@ def test_a_running_request_is_posted_as_open(world: World) -> None:
     bill = world.bill()
     world.later(100, 6_000_000)
     bill.flight.tick(world.now, 1)
-    world.later(600, 7_000_000)
+    world.later(1_100, 7_000_000)
     bill.flight.tick(world.now, 2)
 
     world.settlement.step()

@@ -204,16 +204,16 @@ def test_the_part_follows_the_predicted_joules() -> None:
     shared = Shared()
     opened(shared.groups[0], stream("short", sent=-100, first=0, step=10, tokens=101, prompt=10))
     opened(shared.groups[1], stream("long", sent=-100, first=0, step=10, tokens=101, prompt=50_000))
-    shared.read(500)
-    shared.settle(600)
+    shared.read(1_000)
+    shared.settle(1_100)
 
     (end,) = {one.settled_until for one in shared.groups}
-    assert end == ms(500)
-    works = [one.activity(window(0, 500)).total() for one in shared.groups]
+    assert end == ms(1_000)
+    works = [one.activity(window(0, 1_000)).total() for one in shared.groups]
     low, high = (sum(predicted(work, WEIGHTS)) for work in works)
     left, right = shared.actives
     assert high > 1.2 * low
-    assert left + right == 50_000_000
+    assert left + right == 100_000_000
     assert left / (left + right) == pytest.approx(low / (low + high), abs=1e-6)
 
 
@@ -229,7 +229,7 @@ def test_a_prior_that_is_ten_times_too_high_is_found_out_while_each_works_alone(
     """
     shared = Shared(group(METER, weights=times(WEIGHTS, 10)), group(METER))
     left, right = shared.groups
-    stretch = 500 * (FEWEST_ALONE + 1)
+    stretch = 1_000 * (FEWEST_ALONE + 1)
     for target, sent in ((left, 0), (right, 0), (left, 1_000), (right, 1_000 + stretch)):
         tokens = 51 if sent == 0 else stretch // 20 + 1
         opened(target, stream(f"{sent}", sent=sent, first=sent + 0.001, step=20, tokens=tokens))

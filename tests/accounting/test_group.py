@@ -49,13 +49,13 @@ def test_a_long_prefill_holds_its_windows_open() -> None:
 
 
 def held(streams: int, windows: int, *meters: str) -> Group:
-    """A prefill that has held many streams' windows of half a second open, and has just got its first token."""
+    """A prefill that has held many streams' windows of a second open, and has just got its first token."""
     target = group(*meters)
-    opened(target, stream("held", first=500 * windows + 1, tokens=1, prompt=4000, over=False))
+    opened(target, stream("held", first=1000 * windows + 1, tokens=1, prompt=4000, over=False))
     for number in range(streams):
-        opened(target, stream(f"s{number}", first=20 + number, step=20, tokens=26 * windows, over=False))
+        opened(target, stream(f"s{number}", first=20 + number, step=20, tokens=51 * windows, over=False))
     for meter in target.meters:
-        readings(target, *range(0, 10_000 * (5 * windows + 1), 10_000), meter=meter)
+        readings(target, *range(0, 10_000 * (10 * windows + 1), 10_000), meter=meter)
     return target
 
 
@@ -65,10 +65,10 @@ def test_a_pass_after_a_held_window_is_bounded(monkeypatch: pytest.MonkeyPatch) 
     pays more or less for it.
     """
     at_once, little_by_little = held(49, 8), held(49, 8)
-    assert 8 == len(at_once.settle(ms(5_000)))
+    assert 8 == len(at_once.settle(ms(9_000)))
 
     monkeypatch.setattr(group_module, "WORK_A_PASS", 100)
-    passes = [len(little_by_little.settle(ms(5_000))) for _ in range(5)]
+    passes = [len(little_by_little.settle(ms(9_000))) for _ in range(5)]
 
     assert [2, 2, 2, 2, 0] == passes
     assert little_by_little.bills == at_once.bills
@@ -79,7 +79,7 @@ def test_every_meter_gets_on_in_every_pass(monkeypatch: pytest.MonkeyPatch) -> N
     Also when one window is more than a pass is meant to do; and at shutdown all is done.
     """
     monkeypatch.setattr(group_module, "WORK_A_PASS", 1)
-    target = held(9, 3, "m", "n")
+    target = held(9, 2, "m", "n")
 
     assert ["m", "n"] == [split.window.meter for split in target.settle(ms(5_000))]
     assert 20 == len(target.settle(ms(5_000), force=True))
@@ -105,7 +105,7 @@ def test_a_silent_answer_is_waited_for_only_shortly() -> None:
     readings(target, 0, 10_000)
 
     assert [] == target.settle(ms(400))
-    assert 1 == len(target.settle(ms(700)))
+    assert 1 == len(target.settle(ms(1_200)))
     assert bill.energy_uj == 10_000_000
 
 

@@ -27,16 +27,16 @@ def running(until: float = 10_000) -> Group:
 
 
 def test_readings_of_a_busy_time_are_joined() -> None:
-    """Half a second at a time, without a gap, and their energies add up."""
+    """A second at a time, without a gap, and their energies add up."""
     target = running()
-    read(target, 2000)
+    read(target, 4000)
 
-    results = target.settle(ms(2001))
+    results = target.settle(ms(4001))
 
-    assert [500] * 4 == lengths(results)
-    assert [0, 500, 1000, 1500] == [one.window.start / 1e6 for one in results]
-    assert [50_000_000] * 4 == [one.window.energy for one in results]
-    assert Microjoules(200_000_000) == target.meters["m"].counter
+    assert [1000] * 4 == lengths(results)
+    assert [0, 1000, 2000, 3000] == [one.window.start / 1e6 for one in results]
+    assert [100_000_000] * 4 == [one.window.energy for one in results]
+    assert Microjoules(400_000_000) == target.meters["m"].counter
 
 
 def test_half_a_join_waits_for_the_rest() -> None:
@@ -47,16 +47,16 @@ def test_half_a_join_waits_for_the_rest() -> None:
     assert [] == target.settle(ms(350))
     assert 0 == target.meters["m"].settled_until
 
-    assert [300] == lengths(target.settle(ms(801)))
+    assert [300] == lengths(target.settle(ms(1301)))
 
 
 def test_a_meter_that_stops_holds_no_window_for_ever() -> None:
     """Its last readings are divided although nobody will ever read on and the request goes on."""
     target = running(60_000)
-    read(target, 1200)
+    read(target, 2200)
 
-    assert [500, 500] == lengths(target.settle(ms(1201)))
-    assert [200] == lengths(target.settle(ms(1701)))
+    assert [1000, 1000] == lengths(target.settle(ms(2201)))
+    assert [200] == lengths(target.settle(ms(3201)))
 
 
 def test_the_last_readings_of_a_request_wait_for_no_company() -> None:

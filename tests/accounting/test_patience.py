@@ -26,26 +26,26 @@ def look(at: float) -> EngineCounters:
 
 def test_with_token_times_a_window_waits_for_the_next_look_at_the_engine() -> None:
     """Who else was there is known from it; a failed look counts as one, and so does its being overdue."""
-    for counters, now in ((look(600), 700.0), (None, 700.0), (None, 2600.0)):
+    for counters, now in ((look(1100), 1200.0), (None, 1200.0), (None, 3100.0)):
         target = group(patience=SCRAPED)
-        opened(target, stream("r", first=0.001, tokens=100, over=False))
-        read(target, 500)
-        assert 0 == known(target, 650)
+        opened(target, stream("r", first=0.001, tokens=150, over=False))
+        read(target, 1000)
+        assert 0 == known(target, 1150)
         if now < 2000:
-            target.scraped(counters, ms(600))
-        assert 500 == known(target, now)
+            target.scraped(counters, ms(1100))
+        assert 1000 == known(target, now)
 
 
 def test_with_the_step_log_a_window_waits_for_no_look() -> None:
     """The log tells of strangers too: what it has passed is divided at once."""
     target = group(patience=SCRAPED)
-    opened(target, stream("r", first=0.001, tokens=100, over=False))
-    read(target, 500)
-    target.stepped(step(1, 0, 499, Computed("r", 0, 100, 0)))
-    assert 0 == known(target, 505)
+    opened(target, stream("r", first=0.001, tokens=150, over=False))
+    read(target, 1000)
+    target.stepped(step(1, 0, 999, Computed("r", 0, 100, 0)))
+    assert 0 == known(target, 1005)
 
-    target.stepped(step(2, 499, 501, Computed("r", 100, 0, 1)))
-    assert 500 == known(target, 506)
+    target.stepped(step(2, 999, 1001, Computed("r", 100, 0, 1)))
+    assert 1000 == known(target, 1006)
 
 
 def test_with_the_step_log_a_window_waits_for_the_step_under_way() -> None:
@@ -120,10 +120,10 @@ def test_a_silent_answer_is_waited_for_only_a_moment() -> None:
     """It will not say anything before its end."""
     target = group()
     opened(target, silent("s", ended=None))
-    read(target, 500)
+    read(target, 1000)
 
-    assert 0 == known(target, 990)
-    assert 500 == known(target, 1010)
+    assert 0 == known(target, 1490)
+    assert 1000 == known(target, 1510)
 
 
 def test_a_request_sent_later_holds_nothing() -> None:
@@ -157,14 +157,14 @@ def test_a_request_sent_later_holds_nothing_beside_a_step_log_either() -> None:
 def test_the_end_of_a_request_waits_only_a_moment_for_another_step() -> None:
     """Its last token arrives a little after its last step, in the next window: no step comes that would say so."""
     target = group()
-    flight = stream("r", first=10, step=10, tokens=50, over=False)
+    flight = stream("r", first=10, step=10, tokens=100, over=False)
     opened(target, flight)
-    decoding(target, "r", *range(1, 50))
-    flight.end(ms(501), "ok")
-    read(target, 900)
+    decoding(target, "r", *range(1, 100))
+    flight.end(ms(1001), "ok")
+    read(target, 1400)
 
-    assert 0 == known(target, 902)
-    assert 900 == known(target, 1002)
+    assert 0 == known(target, 1402)
+    assert 1400 == known(target, 1502)
 
 
 @pytest.mark.parametrize("logged", [True, False])
@@ -199,7 +199,7 @@ def test_a_log_that_dies_does_not_hold_windows_as_long_as_a_prefill() -> None:
     decoding(target, "r", *range(1, 100))
     read(target, 3900)
 
-    assert 3500 == known(target, 4000)
+    assert 3000 == known(target, 4000)
 
 
 def test_with_a_hole_in_the_log_a_window_waits_for_the_first_token() -> None:
