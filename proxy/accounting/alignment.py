@@ -29,10 +29,12 @@ class ArrivalLag:
 
     def finished(self, flight: Flight, weights: Weights) -> None:
         """Takes in a request that is over."""
-        ttft, tpot = flight.ttft_ns, flight.tpot_ns
-        if ttft is None or tpot is None or flight.computed > SHORT_PROMPT or flight.outcome != "ok":
+        if flight.outcome != "ok":
             return
-        self._seen.append(ttft - tpot - round(weights.token_s * flight.computed * SECOND))
+        ttft, tpot, computed = flight.ttft_ns, flight.tpot_ns, flight.computed
+        if ttft is None or tpot is None or computed > SHORT_PROMPT:
+            return
+        self._seen.append(ttft - tpot - round(weights.token_s * computed * SECOND))
         self._finished += 1
         if len(self._seen) >= LEAST and self._finished % LEAST == 0:
             # Not the very least: jitter makes some tokens early.

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import add
 
 from proxy.accounting.alignment import ArrivalLag
 from proxy.accounting.cache_guess import CacheGuess
@@ -40,7 +41,7 @@ class EngineView:
         self._cache = CacheGuess()
         self._arrival = ArrivalLag()
         self._watch = UnseenWatch()
-        self._closed = SeenTokens(0, 0, 0)
+        self._gone = [0, 0, 0]
         self._steps: Curve | None = None
         self._weights: Weights | None = None
         self._read: set[str] = set()
@@ -113,16 +114,20 @@ class EngineView:
                 self._read.add(flight.row)
                 self._computed += flight.computed
         seen, least = looking.of_all(sent)
-        return self._closed.plus(seen)._replace(computed=self._computed), self._closed.plus(least)
+        prompt, completion, firsts = self._gone
+        gone = SeenTokens(prompt, completion, 0, firsts=firsts)
+        return gone.plus(seen)._replace(computed=self._computed), gone.plus(least)
 
     def closed(self, flight: Flight, weights: Weights) -> None:
         """A request is over and will not be among the flights any more; its tokens stay counted."""
         self._cache.finished(flight)
         self._read.discard(flight.row)
         self._arrival.finished(flight, weights)
-        if flight.ended is not None:
+        if flight.first is not None and flight.told_by_its_tokens:
+            self._gone = [*map(add, self._gone, (flight.read, flight.completion_tokens or 0, flight.sequences))]
+        elif flight.ended is not None:
             one = Looking(flight.ended, 0, self._steps, self.pace, weights).counted(flight)
-            self._closed = self._closed.plus(SeenTokens(one.prompt, one.completion, 0, firsts=one.firsts))
+            self._gone = [*map(add, self._gone, (one.prompt, one.completion, one.firsts))]
 
     def taken_up(self, flights: Sequence[Flight], weights: Weights) -> list[Flight]:
         """The flights that the engine holds or held, with what is inferred of their start; queued ones are left out."""

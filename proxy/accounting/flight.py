@@ -200,7 +200,7 @@ class Flight:
     @property
     def tpot_ns(self) -> Nanoseconds | None:
         """Mean time per output token after the first, per sequence; undefined for fewer than two."""
-        tokens = (self.completion_tokens or 0) / self.sequences
-        if self.silent or self.first is None or self.last is None or tokens < 2:
+        first, last, made = self.first, self.last, self.completion_tokens
+        if self.silent or first is None or last is None or made is None or made < 2 * self.sequences:
             return None
-        return Nanoseconds(round((self.last - self.first) / (tokens - 1)))
+        return Nanoseconds(round((last - first) / (made / self.sequences - 1)))

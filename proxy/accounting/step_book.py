@@ -160,9 +160,10 @@ class StepBook:
         """Looks whether tokens of some flight have gone on arriving after its engine's last step."""
         if not self._logs:
             return
+        told = min(log.reached for log in self._logs.values()) + SILENCE
         for flight in flights:
             heard = flight.ended if flight.silent and flight.outcome == "ok" else flight.last
-            if heard is None or not flight.metered_work:
+            if heard is None or heard <= told or not flight.metered_work:
                 continue
             # One that no step has held may be in any engine that takes new ones; children of one may be in several.
             processes = self._processes_of.get(flight.row) or self._open_to_all(heard)

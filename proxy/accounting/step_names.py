@@ -30,9 +30,9 @@ class SequenceNames:
             del self._row_of[name]
             self._is_strange(name)
         known_as = flight.engine_id or flight.request_id
-        namesakes = [one for one in self._flights.pop(known_as, ()) if one is not flight]
-        if namesakes:
-            self._flights[known_as] = namesakes
+        namesakes = self._flights.pop(known_as, ())
+        if len(namesakes) > 1:
+            self._flights[known_as] = [one for one in namesakes if one is not flight]
 
     def row_of(self, name: str) -> str | None:
         """The row of the request a sequence belongs to; None for a stranger's."""
@@ -66,11 +66,16 @@ class SequenceNames:
 
         An engine may make more sequences of a request than were asked for (beam search, long prompts in pieces).
         """
+        known = self._flights.get(request_id)
+        if known is None:
+            return None
         alive = [
             flight
-            for flight in self._flights.get(request_id, ())
+            for flight in known
             if flight.metered_work and not flight.refused and (flight.ended is None or flight.ended > start)
         ]
+        if len(alive) == 1:
+            return alive[0]
         able = [flight for flight in alive if self._sequences(flight) < flight.sequences]
         return min(able or alive, key=self._sequences, default=None)
 

@@ -13,7 +13,7 @@ from proxy.settings import Backend, Settings
 from proxy.settlement import gain_of
 from proxy.upstream.client import EngineClient
 from proxy.upstream.prior import Priors
-from proxy.wire.engine_names import request_ids
+from proxy.wire.engine_names import likely_ids
 
 
 def _span(seconds: float) -> Nanoseconds:
@@ -68,6 +68,6 @@ def group_of(backend: Backend, meters: list[Meter], settings: Settings, priors: 
         policy=settings.policy,
         grade=grade_of(meters),
         estimated=any(meter.estimated for meter in meters),
-        request_ids=request_ids,
+        request_ids=likely_ids,
         absolute_uncertainty=widest(map(gain_of, meters)),
     )

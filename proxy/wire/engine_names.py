@@ -18,6 +18,7 @@ A request id may contain dashes and end like one of these parts, so there can be
 """
 
 import re
+from collections.abc import Iterator
 
 _PREFIXES = (
     r"(?:(chatcmpl|cmpl|embd|pooling|classify|score|transcribe|translate|generate-tokens|generative-scoring|decision)-)"
@@ -39,11 +40,22 @@ def request_ids(name: str) -> tuple[str, ...]:
     The first of them that was sent is the one. Of /v1/responses it is the id of the answer (`resp_…`), and of a name
     in no known form the name itself.
     """
+    return tuple(dict.fromkeys(likely_ids(name)))
+
+
+def likely_ids(name: str) -> Iterator[str]:
+    """The same one by one, some of them twice: seldom is more than the first one asked for."""
+    if name.startswith("chatcmpl-") and len(name) > 18 and _RANDOM.match(name, len(name) - 9) and "-beam-" not in name:
+        yield name[9:-9]
+    yield from _every(name)
+
+
+def _every(name: str) -> tuple[str, ...]:
     whole = _CHILD.sub("", name)
     cut = _RANDOM.sub("", whole)
     # VLLM_DISABLE_REQUEST_ID_RANDOMIZATION leaves the random digits away
     readings = [*_readings(cut), *(_readings(whole) if cut != whole else ())]
-    return tuple(dict.fromkeys(reading for reading in readings if reading)) or (name,)
+    return tuple(reading for reading in readings if reading) or (name,)
 
 
 def _readings(name: str) -> list[str]:

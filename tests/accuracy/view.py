@@ -20,7 +20,7 @@ from proxy.accounting.steps import Computed, EngineStep
 from proxy.accounting.units import MILLISECOND, SECOND, Nanoseconds
 from proxy.accounting.weights import Weights
 from proxy.settlement import PERIOD_S
-from proxy.wire.engine_names import request_ids
+from proxy.wire.engine_names import likely_ids
 from tests.accuracy.engine import Job, Load, Run, Strand
 from tests.accuracy.page import pages
 from tests.accuracy.prompts import asked
@@ -202,4 +202,4 @@ class View:
 
 def fresh_group(weights: Weights, policy: Policy, grade: str) -> Group:
     """A group with one meter, as the service makes it."""
-    return Group("b", ["gpu"], weights=weights, patience=PATIENCE, policy=policy, grade=grade, request_ids=request_ids)
+    return Group("b", ["gpu"], weights=weights, patience=PATIENCE, policy=policy, grade=grade, request_ids=likely_ids)

@@ -22,7 +22,7 @@ from proxy.commands.progress import Stage
 from proxy.errors import ConfigurationError
 from proxy.ports import Clock, Meter
 from proxy.upstream.step_log import StepLog
-from proxy.wire.engine_names import request_ids
+from proxy.wire.engine_names import likely_ids
 
 PACE_S = 0.7
 """Watched of a meter before its pace is asked for; a slow one is given longer."""
@@ -83,7 +83,7 @@ class Course:
         self._energy = EnergyLog(meters, clock)
         self._book = self._step_log = None
         if step_log is not None:
-            self._book = StepBook(request_ids)
+            self._book = StepBook(likely_ids)
             self._step_log = StepLog(step_log, self._book.take, mode=step_log_mode)
         self._remaining = _Remaining("", clock(), 60 * minutes)
 
