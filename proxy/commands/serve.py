@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import proxy
-from proxy.app import Service
+from proxy.app import Service, collector
 from proxy.errors import ConfigurationError
 from proxy.settings import Settings, multiprocess_warning
 from proxy.stores.engines import database_url, shown_url
@@ -117,6 +117,7 @@ async def _serve(settings: Settings, console: Console) -> int:
     for signum in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signum, stop)
     await service.start()
+    collector.calm()
     console.print(banner(service, _address(traffic_socket), _address(admin_socket)))
     # A loop and a thread of its own: rendering metrics takes time that streams must not wait for.
     thread = threading.Thread(target=lambda: asyncio.run(admin.serve([admin_socket])), name="admin", daemon=True)

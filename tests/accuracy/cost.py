@@ -31,6 +31,7 @@ from proxy.accounting.steps import Computed, EngineStep
 from proxy.accounting.units import MILLISECOND, SECOND, Microjoules, Nanoseconds
 from proxy.accounting.unseen import EngineCounters
 from proxy.accounting.weights import LLAMA_8B, roofline_prior
+from proxy.app import collector
 from proxy.settlement import PERIOD_S, Settlement
 from tests.accuracy.prompts import Message, Part, asked
 from tests.accuracy.view import fresh_group
@@ -122,9 +123,9 @@ class Bench:
         """All events in the order of their times; the first seconds do not count."""
         spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         events = sorted(self._events(), key=lambda event: event[:2])
-        # What the collector would do about all of these is not settlement's cost.
-        gc.collect()
-        gc.freeze()
+        # As the service has it; what the collector would do about all of these is not settlement's cost.
+        usual = gc.get_threshold()
+        collector.calm()
         for at, _, part, act in events:
             self.now = Nanoseconds(at)
             profiled = profiler if part in SETTLEMENT and at >= WARM_S * SECOND else None
@@ -137,6 +138,7 @@ class Bench:
                 profiled.disable()
             spent[part] += took if at >= WARM_S * SECOND else 0.0
         gc.unfreeze()
+        gc.set_threshold(*usual)
         if self.group.meters["gpu"].imbalance:
             raise AssertionError("the books do not balance")
         return Cost(self.rate, self.log, (self.until - WARM_S * SECOND) / SECOND, spent)
