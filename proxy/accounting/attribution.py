@@ -157,7 +157,7 @@ def split(
     else:
         energies = _evened_out(window, activity, chosen, active, true_up)
         doubtful = None if activity.logged else [prompt_doubt(flight) for flight in activity.flights]
-        spread = [*deviations(active, phases, len(activity.flights), doubtful)]
+        spread = [*deviations(active, phases, len(activity.flights), doubtful, totals=forecast)]
     # `apportion` by phase without its lists: this is done for every request of every window
     shares = []
     for flight, deviation, energy, token_share, (first, second, _), whole in zip(

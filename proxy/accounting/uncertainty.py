@@ -99,18 +99,21 @@ def deviations(
     phases: Sequence[tuple[float, float, float]],
     seen: int,
     guessed: Sequence[float] | None = None,
+    *,
+    totals: Sequence[float] | None = None,
 ) -> list[Deviation]:
     """What each of the first `seen` shares of a window would change if the prediction were wrong.
 
-    phases: predicted joules (prefill, decode, shared) of everything that ran, unseen traffic last.
+    phases: predicted joules (prefill, decode, shared) of everything that ran, unseen traffic last; totals: their sums.
     guessed: relative standard deviation of each seen request's prefill work; None: nothing was guessed. O(n).
     """
-    totals = [sum(parts) for parts in phases]
+    if totals is None:
+        totals = [sum(parts) for parts in phases]
     whole = sum(totals)
     if whole <= 0:
         return [(0.0, 0.0, 0.0, 0.0, 0.0)] * seen
-    prefill = sum(parts[0] for parts in phases) / whole
-    shared = sum(parts[2] for parts in phases) / whole
+    prefill = sum([parts[0] for parts in phases]) / whole
+    shared = sum([parts[2] for parts in phases]) / whole
     strangers = sum(totals[seen:]) / whole
     each = active_uj / whole
     if guessed is None or not any(guessed):
