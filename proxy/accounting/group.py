@@ -122,9 +122,9 @@ class Group:
         return done
 
     @property
-    def evens_out(self) -> bool:
-        """Whether charges are evened out between windows."""
-        return self.divider.evens_out
+    def wanted(self) -> Nanoseconds:
+        """How long windows should be; shorter ones are joined."""
+        return self.divider.wanted(self._roster.held)
 
     def has_heard(self, window: Window, now: Nanoseconds) -> bool:
         """Whether all that ran in the window is known, or was waited for long enough."""

@@ -11,19 +11,14 @@ from proxy.accounting.idle import IdlePower
 from proxy.accounting.samples import Sample, Timeline, Window
 from proxy.accounting.step_worth import StepWorth
 from proxy.accounting.true_up import TrueUp
-from proxy.accounting.units import SECOND, Microjoules, Nanoseconds
-
-EVENED_OUT = Nanoseconds(SECOND)
-"""Readings are joined to windows so long while the weights are trusted; else each is divided by itself, because what
-is wrong in the weights is put right at every reading. In our bench half a second is worse by a fifth in grade B at 28
-with the rule's own physics (seeds 5 to 7: WAPE 2.4 against 2.1), and two seconds are no better."""
+from proxy.accounting.units import Microjoules, Nanoseconds
 
 
 class User(Protocol):
-    """A group whose work the meter sees. evens_out: its weights are trusted. gap: the longest window it divides."""
+    """A group whose work the meter sees. wanted: how long windows it likes best; gap: the longest window it divides."""
 
     @property
-    def evens_out(self) -> bool: ...
+    def wanted(self) -> Nanoseconds: ...
 
     @property
     def gap(self) -> Nanoseconds: ...
@@ -113,8 +108,8 @@ class MeterState:
 
     def take_ripe(self, now: Nanoseconds, users: Sequence[User], *, force: bool = False) -> Ripe | None:
         """The next window to divide, which waits no more; None while more must be known. force: at shutdown."""
-        evened = not force and all(user.evens_out for user in users)
-        found = self._joined(now, EVENED_OUT if evened else Nanoseconds(0), users) if self.waiting else None
+        wanted = Nanoseconds(0) if force else min(user.wanted for user in users)
+        found = self._joined(now, wanted, users) if self.waiting else None
         if found is None or not (force or all(user.has_heard(found.window, now) for user in users)):
             return None
         for _ in range(found.readings):

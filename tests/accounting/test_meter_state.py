@@ -39,6 +39,18 @@ def test_readings_of_a_busy_time_are_joined() -> None:
     assert Microjoules(400_000_000) == target.meters["m"].counter
 
 
+@pytest.mark.parametrize(("streams", "lasts"), [(5, 100), (250, 500), (900, 1000)])
+def test_without_trust_a_reading_stands_by_itself_unless_there_is_a_crowd(streams: int, lasts: int) -> None:
+    """The larger the crowd the fewer its windows, so that a second has about as many shares; a second is the most."""
+    target = group(policy="tokens")
+    for number in range(streams):
+        opened(target, stream(f"{number}", first=0.001, step=100, tokens=31, over=False))
+    target.settle(ms(0))
+    read(target, 2000)
+
+    assert [lasts] * (2000 // lasts) == lengths(target.settle(ms(2001)))
+
+
 def test_half_a_join_waits_for_the_rest() -> None:
     """300 ms of readings are kept back while the meter reads on, and no longer than the rest would take."""
     target = running()
