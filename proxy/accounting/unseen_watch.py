@@ -69,6 +69,7 @@ class UnseenWatch:
         self._seen = SeenTokens(0, 0, 0)
         self._carried = Excess()
         self._context = UsualContext()
+        self._owed = 0.0
 
     def compare(
         self, engine: EngineCounters, seen: SeenTokens, certain: SeenTokens | None = None
@@ -129,7 +130,7 @@ class UnseenWatch:
         mean = decode / per_step / steps if steps else sum(held) / 2
         return UnseenTraffic(
             Span(before.at, engine.at),
-            prompt=_computed(before, engine, ours, read),
+            prompt=self._computed(before, engine, ours, read),
             decode=decode,
             sequences=mean or sum(held) / 2 or 1.0,
             held=held,
@@ -137,6 +138,22 @@ class UnseenWatch:
             arrived=None if arrived is None else max(arrived, held[1] - held[0]),
             context=context,
         )
+
+    def _computed(self, before: EngineCounters, now: EngineCounters, ours: int, read: float) -> float:
+        """Of the prompt tokens that strangers read between two looks those that were computed.
+
+        Two guesses, each wrong in its own way, and their mean: what is left of all that was computed without ours,
+        which may have been counted before a look and heard of after it; and the part that is computed of everybody's
+        prompts. What that gives too much or too little is owed at the next look: the first guess is right in sum.
+        """
+        everybody = now.prompt_tokens - before.prompt_tokens
+        if now.cached_prompt_tokens is None or everybody <= 0:
+            return read
+        computed = now.computed_prompt_tokens - before.computed_prompt_tokens
+        owed = self._owed + computed - ours
+        found = max(0.0, min(read, (owed + read * min(1.0, computed / everybody)) / 2))
+        self._owed = max(-read, min(read, owed - found))
+        return found
 
     def _by_sequences(self, before: EngineCounters, engine: EngineCounters, seen: SeenTokens) -> UnseenTraffic | None:
         """While tokens cannot be compared: more running sequences than were sent from here are a stranger's."""
@@ -159,19 +176,6 @@ def _strangers_held(engine: EngineCounters, seen: SeenTokens) -> float:
     """Sequences in the batch that were not sent from here; of those that queue as many in proportion."""
     everybody = engine.running + engine.waiting
     return max(0.0, everybody - seen.sequences) * engine.running / everybody if everybody else 0.0
-
-
-def _computed(before: EngineCounters, now: EngineCounters, ours: int, read: float) -> float:
-    """Of the prompt tokens that strangers read between two looks those that were computed.
-
-    Two guesses, each wrong in its own way, and their mean: what is left of all that was computed without ours, whose
-    hits are guesses themselves; and the part that is computed of everybody's prompts.
-    """
-    everybody = now.prompt_tokens - before.prompt_tokens
-    if now.cached_prompt_tokens is None or everybody <= 0:
-        return read
-    computed = now.computed_prompt_tokens - before.computed_prompt_tokens
-    return (min(read, max(0.0, computed - ours)) + read * min(1.0, computed / everybody)) / 2
 
 
 def _restarted(before: EngineCounters, now: EngineCounters) -> bool:
