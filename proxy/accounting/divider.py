@@ -148,7 +148,7 @@ class Divider:
                 self.fit.looked(look.work, look.energy_uj * self._meters, look.span_ns, look.noise)
         elif measured:
             length = Nanoseconds(result.window.end - result.window.start)
-            self.fit.observe(activity.total(), result.active * self._meters, length)
+            self.fit.observe(activity.total(), result.active * self._meters, length, inferred=not activity.logged)
         predicted_j = result.predicted_j / self._meters
         self._noise.learn(result.active, predicted_j, self.kappa)
         self._measured_j = FADE * self._measured_j + joules(result.active)

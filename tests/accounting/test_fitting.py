@@ -8,8 +8,9 @@ import pytest
 
 from proxy.accounting.activity import Work
 from proxy.accounting.attribution import predicted
-from proxy.accounting.fitting import TERMS, TRUSTED_ERROR, Fit, Judged, terms_of
+from proxy.accounting.fitting import TERMS, TRUSTED_ERROR, Fit, terms_of
 from proxy.accounting.ridge import NARROWEST, WIDEST
+from proxy.accounting.rivals import Judged
 from proxy.accounting.weights import Weights
 from tests.accounting.flights import WEIGHTS, ms
 

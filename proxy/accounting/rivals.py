@@ -1,0 +1,76 @@
+"""Which of two sets of weights predicts the meter better: each is judged by what it said before it was told."""
+
+from dataclasses import dataclass
+from math import exp, sqrt
+
+SLOW = 1 - 1 / 1500
+"""What a reading of which it is known when the sensor looked leaves of the level: some minutes count, for as
+long as a board takes to get warm."""
+BLOCKS_REMEMBERED = 24.0
+FEWEST_BLOCKS = 2
+"""Blocks of some seconds."""
+LOOKS_REMEMBERED = 1200.0
+FEWEST_LOOKS = 50
+"""The same for single readings of which it is known when the sensor looked: those are judged one by one."""
+
+
+@dataclass(slots=True)
+class Judged:
+    """Fading mean square of relative errors of one set of weights, over blocks or looks.
+
+    remembered: how many count. fewest: before anything is said.
+    """
+
+    remembered: float = BLOCKS_REMEMBERED
+    fewest: int = FEWEST_BLOCKS
+    square: float = 0.0
+    weight: float = 0.0
+
+    def add(self, measured: float, predicted: float) -> None:
+        """Joules as measured and as predicted."""
+        fade = exp(-1 / self.remembered)
+        self.square = fade * self.square + (predicted / measured - 1) ** 2
+        self.weight = fade * self.weight + 1
+
+    @property
+    def error(self) -> float | None:
+        """Root mean square, relative; None until there were enough."""
+        return sqrt(self.square / self.weight) if self.weight >= self.fewest * 0.9 else None
+
+
+@dataclass(slots=True)
+class Level:
+    """Measured over predicted joules, as a ratio of fading sums."""
+
+    measured: float = 0.0
+    predicted: float = 0.0
+
+    def add(self, measured: float, predicted: float) -> float:
+        """Takes in a reading; the level with it."""
+        self.measured = SLOW * self.measured + measured
+        self.predicted = SLOW * self.predicted + predicted
+        return self.measured / self.predicted
+
+
+def of_looks() -> Judged:
+    """Of one set of weights, over single readings."""
+    return Judged(LOOKS_REMEMBERED, FEWEST_LOOKS)
+
+
+@dataclass(slots=True)
+class Rivals:
+    """The fitted weights and the prior at its best scale, judged on the same."""
+
+    fitted: Judged
+    plain: Judged
+
+    def add(self, measured: float, fitted: float, plain: float) -> None:
+        """Joules as measured, and as each predicted them before."""
+        self.fitted.add(measured, fitted)
+        self.plain.add(measured, plain)
+
+    @property
+    def better(self) -> bool | None:
+        """Whether the fitted weights are; None while there is too little to say so."""
+        fitted, plain = self.fitted.error, self.plain.error
+        return None if fitted is None or plain is None else fitted <= plain
