@@ -1,6 +1,6 @@
 """How many sequences the engine held at each instant of a window, and what part of its steps one of them was."""
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from types import MappingProxyType
@@ -65,28 +65,21 @@ class Crowd:
         """When there was anybody."""
         return union(pair for pair, part in zip(pairwise(self.edges), self._parts, strict=True) if part > 0)
 
-    def between(self, start: Nanoseconds, end: Nanoseconds) -> tuple[float, float]:
-        """Steps in a span inside the window, shown or not, and the sum of 1/n over them."""
-        edges, paces, parts = self.edges, self._paces, self._parts
+    def between(self, start: Nanoseconds, end: Nanoseconds) -> tuple[float, float, bool]:
+        """Of a span inside the window the steps, the sum of 1/n over them, and whether streams show all of them."""
+        edges, paces, parts, hidden = self.edges, self._paces, self._parts, self._hidden
         last = len(paces)
         low = bisect_right(edges, start, 0, last) - 1
         high = bisect_right(edges, end, low, last) - 1
         into, beyond = start - edges[low], end - edges[high]
         steps = self._steps[high] - self._steps[low] + paces[high] * beyond - paces[low] * into
-        return steps, self._shares[high] - self._shares[low] + parts[high] * beyond - parts[low] * into
+        shares = self._shares[high] - self._shares[low] + parts[high] * beyond - parts[low] * into
+        return steps, shares, hidden[high + 1 if beyond else high] == hidden[low]
 
     def mean_share(self, start: Nanoseconds, end: Nanoseconds) -> float:
         """Mean of 1/n over the steps in a span inside the window."""
-        steps, shares = self.between(start, end)
+        steps, shares, _ = self.between(start, end)
         return shares / steps if steps > 0 else 0.0
-
-    def steps(self, start: Nanoseconds, end: Nanoseconds) -> float | None:
-        """Steps in a span inside the window; None where no stream showed them all the while."""
-        low = bisect_right(self.edges, start) - 1
-        high = bisect_left(self.edges, end) - 1
-        if self._hidden[high + 1] > self._hidden[low]:
-            return None
-        return self.between(start, end)[0]
 
 
 def _mean_rate(clock: Changes) -> float | None:

@@ -67,7 +67,7 @@ class Streamed:
         reading = 0.0
         for edge, following in pairwise(self._edges):
             reading += change[edge]
-            steps, shares = crowd.between(edge, following)
+            steps, shares, _ = crowd.between(edge, following)
             held = steps / shares if shares > 0 else 1.0
             decodes, reads = _parts(held, reading / crowd.engines, max(1, round(positions)), touched)
             done, decoder, reader = self._sums[-1]

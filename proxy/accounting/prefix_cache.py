@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 TOKENS_PER_UNIT = 16.0
 """About: a unit is 64 bytes of text or 16 token ids, and English has about four letters to a token."""
+SLACK_BITS = 8
+"""So little, 1/256 of the room, may be there too much: what goes then goes at once, not piece by piece."""
 EQUAL_PIECES = 256
 """So many pieces have one length, then it doubles: a long prompt is cut into few pieces, to 0.4 % of its length."""
 
@@ -134,7 +136,7 @@ class PrefixCache:
 
     @property
     def room(self) -> int:
-        """Units that fit in; making it smaller throws out what does not fit any more."""
+        """Units that fit in, about; making it smaller throws out what does not fit any more."""
         return self._room
 
     @room.setter
@@ -195,7 +197,7 @@ class PrefixCache:
         for stretch in reversed(path):
             order[stretch] = None
             order.move_to_end(stretch)
-        if self._units > self._room:
+        if self._units - self._room > self._room >> SLACK_BITS:
             self._evict()
 
     def _path(self, pieces: tuple[bytes, ...]) -> list[Stretch]:

@@ -108,9 +108,8 @@ def work_of(flight: Flight, held_ns: int, reading: Reading) -> Work:
     first = flight.first
     if first is None or first > window.start or flight.silent:
         prefill = prefill_span(flight, reading.weights, window.end)
-        part = prefill.within(window) if prefill else None
-        if prefill and part:
-            _add_prefill(work, flight, prefill, part, reading)
+        if prefill and prefill.start < window.end and prefill.end > window.start:
+            _add_prefill(work, flight, prefill, reading)
     if flight.silent:
         _add_silent_decode(work, flight, reading)
     else:
@@ -118,10 +117,15 @@ def work_of(flight: Flight, held_ns: int, reading: Reading) -> Work:
     return work
 
 
-def _add_prefill(work: Work, flight: Flight, span: Span, part: Span, reading: Reading) -> None:
-    begins, length = span.start, span.length
-    low, high = (part.start - begins) / length, (part.end - begins) / length
-    part_done = high - low
+def _add_prefill(work: Work, flight: Flight, span: Span, reading: Reading) -> None:
+    """The part of it that falls in the window."""
+    window, start, end, length = reading.window, span.start, span.end, span.length
+    low = 0.0
+    if start < window.start:
+        start, low = window.start, (window.start - start) / length
+    if end > window.end:
+        end = window.end
+    part_done = (end - start) / length
     # Without a first token nobody knows how far the prefill is: it holds its place in the steps, no more.
     begun = flight.first is not None or flight.silent or flight.ended is not None
     tokens, prompts = float(flight.computed) if begun else 0.0, flight.prompts
@@ -134,13 +138,14 @@ def _add_prefill(work: Work, flight: Flight, span: Span, part: Span, reading: Re
         work.prefill += tokens * part_done
         work.prefill_context += context * (tokens / uncached if uncached else 0.0)
         work.tokens += flight.prompt * part_done
-    steps = reading.crowd.steps(part.start, part.end)
-    if steps is None:
-        steps = max(1, ceil(tokens / BATCHED_TOKENS)) * part_done
-    share = steps * reading.crowd.mean_share(part.start, part.end) * flight.sequences
-    work.steps += share
+    steps, shares, shown = reading.crowd.between(start, end)
+    if not shown:
+        # No stream was there all the while.
+        known = max(1, ceil(tokens / BATCHED_TOKENS)) * part_done
+        steps, shares = known, shares * known / steps if steps > 0 else 0.0
+    work.steps += shares * flight.sequences
     if reading.streamed:
-        work.experts += steps * reading.streamed.reading(part.start, part.end) * flight.sequences
+        work.experts += steps * reading.streamed.reading(start, end) * flight.sequences
     if not flight.silent or flight.ended is not None:
         first = flight.sequences if flight.completion_tokens else 0
         work.tokens += first * part_done
@@ -157,8 +162,8 @@ def _add_ticks(work: Work, flight: Flight, reading: Reading) -> None:
     before = float(ticks.tokens[0]) if first >= start else ticks.made_at(start)
     made = float(ticks.tokens[-1]) if last <= end else ticks.made_at(end)
     if made > before:
-        span = Span(max(first, start), min(last, end))
-        _add_decode(work, flight, made - before, (before + made) / 2, span, reading)
+        start, end = max(first, start), min(last, end)
+        _add_decode(work, flight, made - before, (before + made) / 2, start, end, reading)
 
 
 def _add_silent_decode(work: Work, flight: Flight, reading: Reading) -> None:
@@ -181,12 +186,14 @@ def _add_silent_decode(work: Work, flight: Flight, reading: Reading) -> None:
     if inside is None or not rest:
         return
     low, high = (inside.start - span.start) / span.length, (inside.end - span.start) / span.length
-    _add_decode(work, flight, rest * (high - low), before + rest * (low + high) / 2, inside, reading)
+    _add_decode(work, flight, rest * (high - low), before + rest * (low + high) / 2, inside.start, inside.end, reading)
 
 
-def _add_decode(work: Work, flight: Flight, tokens: float, made: float, span: Span, reading: Reading) -> None:
-    """made: tokens of all sequences that are there half-way. span: in which these tokens were made."""
-    pace, start, end = reading.pace, span.start, span.end
+def _add_decode(
+    work: Work, flight: Flight, tokens: float, made: float, start: Nanoseconds, end: Nanoseconds, reading: Reading
+) -> None:
+    """Tokens that were made from start to end. made: those of all sequences that are there half-way."""
+    pace = reading.pace
     steps = tokens / pace.tokens_per_step
     context = flight.prompt / flight.prompts + made / flight.sequences
     work.decode += tokens * pace.positions_per_token

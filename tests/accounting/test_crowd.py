@@ -90,7 +90,7 @@ def test_a_long_step_is_one_step() -> None:
     stays = streaming("stays", [100, 10, 10, 80])
     crowd = Crowd(WINDOW, held, clock=shown_steps([stays], WINDOW))
 
-    assert crowd.steps(ms(100), ms(200)) == pytest.approx(3)
+    assert crowd.between(ms(100), ms(200)) == (pytest.approx(3), pytest.approx(2), True)
     assert crowd.mean_share(ms(100), ms(200)) == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
 
 
@@ -100,7 +100,7 @@ def test_engines_side_by_side_have_each_a_part_of_the_sequences() -> None:
 
     assert six.mean_share(ms(100), ms(150)) == pytest.approx(1 / 3)
     assert six.mean_share(ms(150), ms(200)) == pytest.approx(1)
-    assert six.steps(ms(100), ms(150)) is None
+    assert six.between(ms(100), ms(150))[2] is False
     assert six.covered_ns == ms(100)
 
 

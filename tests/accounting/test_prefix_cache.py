@@ -196,3 +196,15 @@ def test_a_smaller_room_holds_a_part(sent: list[list[int]], data: st.DataObject)
 
     assert len(cache) <= cache.room
     assert all(cache.found(chain(*path)).pieces <= was for path, was in zip(sent, before, strict=True))
+
+
+def test_a_large_cache_throws_out_several_at_once() -> None:
+    """It may hold a little more than its room, and never more than that; after that it fits again."""
+    cache, most = PrefixCache(5120), 0
+    for number in range(4000):
+        cache.hold(chain(number, 1, 2))
+        most = max(most, len(cache))
+
+    assert 5120 < most <= 5120 + 20 + 4
+    assert cache.found(chain(3999, 1, 2)).pieces == 3
+    assert cache.found(chain(3999 - 1300, 1, 2)).pieces == 0

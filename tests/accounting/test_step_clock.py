@@ -27,7 +27,8 @@ class Clock:
         self._crowd = Crowd(window, [], clock=shown_steps(flights, window, pace))
 
     def steps(self, span: Span) -> float | None:
-        return self._crowd.steps(span.start, span.end)
+        steps, _, shown = self._crowd.between(span.start, span.end)
+        return steps if shown else None
 
     @property
     def rate(self) -> float | None:
