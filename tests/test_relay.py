@@ -16,7 +16,7 @@ import pytest
 from proxy.accounting.bill import Bill
 from proxy.accounting.flight import Flight
 from proxy.accounting.group import Group, Patience
-from proxy.accounting.prefix_cache import Chain
+from proxy.accounting.prefix_chain import Chain
 from proxy.accounting.units import MILLISECOND, SECOND, Nanoseconds
 from proxy.accounting.weights import LLAMA_8B, roofline_prior
 from proxy.errors import BackendFailed, BackendTimeout, NoBackend, Refused

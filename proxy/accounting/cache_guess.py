@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from proxy.accounting.flight import Flight
 from proxy.accounting.guesses import MOST_RATIO
-from proxy.accounting.prefix_cache import TOKENS_PER_UNIT, Chain, Held, Match, PrefixCache
+from proxy.accounting.prefix_cache import Match, PrefixCache
+from proxy.accounting.prefix_chain import TOKENS_PER_UNIT, Chain
+from proxy.accounting.prefix_entries import Held
 from proxy.accounting.unseen import EngineCounters
 
 RATIO_FADE = 0.95

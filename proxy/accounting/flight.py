@@ -8,7 +8,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Literal
 
-from proxy.accounting.prefix_cache import Chain
+from proxy.accounting.prefix_chain import Chain
 from proxy.accounting.ticks import Ticks
 from proxy.accounting.units import MILLISECOND, Nanoseconds
 

@@ -1,51 +1,18 @@
 """What an engine's prefix cache is likely to hold, from the prompts it was sent.
 
-A prompt is a chain of pieces; each is named by a keyed hash of itself and of all before it, so that equal names mean
-equal prefixes (vLLM's own rule for its blocks). Nothing of a prompt can be read off the names.
-Lengths are in units of about 16 tokens.
+Lengths are in units of about 16 tokens: see prefix_chain.
 """
 
-from bisect import bisect_left
 from collections import OrderedDict
-from dataclasses import dataclass
 from itertools import takewhile
 from math import ceil
 from typing import NamedTuple
 
-TOKENS_PER_UNIT = 16.0
-"""About: a unit is 64 bytes of text or 16 token ids, and English has about four letters to a token."""
+from proxy.accounting.prefix_chain import Chain, reach
+from proxy.accounting.prefix_entries import End, Held, Stretch
+
 SLACK_BITS = 8
 """So little, 1/256 of the room, may be there too much: what goes then goes at once, not piece by piece."""
-EQUAL_PIECES = 256
-"""So many pieces have one length, then it doubles: a long prompt is cut into few pieces, to 0.4 % of its length."""
-
-
-def size(number: int) -> int:
-    """Units in the piece of that number, counted from 0."""
-    return 1 << (number // EQUAL_PIECES)
-
-
-def reach(count: int) -> int:
-    """Units in the first `count` pieces."""
-    doublings, rest = divmod(count, EQUAL_PIECES)
-    return EQUAL_PIECES * ((1 << doublings) - 1) + (rest << doublings)
-
-
-class Quote(NamedTuple):
-    """An answer that stands in a later prompt, from `start` to `end` (units). name: of the prompt it may answer."""
-
-    name: bytes
-    start: float
-    end: float
-
-
-class Chain(NamedTuple):
-    """One prompt. length: units, with the last piece, which is no whole one and has no name. end: name of it all."""
-
-    pieces: tuple[bytes, ...]
-    length: float
-    end: bytes
-    quotes: tuple[Quote, ...] = ()
 
 
 class Match(NamedTuple):
@@ -57,66 +24,6 @@ class Match(NamedTuple):
 
 
 NOTHING = Match(0, 0.0, 0.0)
-
-
-@dataclass(slots=True, eq=False)
-class Stretch:
-    """Pieces of prompts that lie one after the other and were last used together, from the piece number `start` on.
-
-    Their names imply all before them: where one is equal to another's, so are all that come before. Only the first
-    `count` names are there still.
-    """
-
-    names: tuple[bytes, ...]
-    start: int
-    count: int
-
-    def in_common(self, pieces: tuple[bytes, ...]) -> int:
-        """How many of them a prompt has, too, that has the first of them."""
-        names, start = self.names, self.start
-        count = min(self.count, len(pieces) - start)
-        if names[count - 1] == pieces[start + count - 1]:
-            return count
-        return bisect_left(range(count), True, key=lambda number: names[number] != pieces[start + number])
-
-    def units_from(self, number: int) -> int:
-        """Units in those after the first so many."""
-        end, start = self.start + self.count, self.start + number
-        return end - start if end <= EQUAL_PIECES else reach(end) - reach(start)
-
-    def without(self, units: int) -> int:
-        """How many are left when so many units must go, the deepest first, or all."""
-        left = self.count
-        if self.start + left <= EQUAL_PIECES:
-            return left - units if left > units else 0
-        while units > 0 and left:
-            left -= 1
-            units -= size(self.start + left)
-        return left
-
-
-@dataclass(slots=True, eq=False)
-class End:
-    """The last piece of a prompt and the answer to it, in units; none once it has been thrown out."""
-
-    name: bytes
-    units: int = 0
-
-
-class Held(NamedTuple):
-    """Where a prompt was put when it was sent, to be found at once when it has been answered."""
-
-    end: End
-    path: list[Stretch]
-
-    def whole(self, pieces: tuple[bytes, ...]) -> bool:
-        """Whether it is all there still, and nobody has parted it since."""
-        place = 0
-        for stretch in self.path:
-            if stretch.start != place or not stretch.count:
-                return False
-            place += stretch.count
-        return place == len(pieces) and self.end.units > 0
 
 
 class PrefixCache:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from proxy.accounting.gpus import CPU, H100, gpu_named, together
+from proxy.accounting.gpus import CPU, H100, Gpu, gpu_named, together
 from proxy.accounting.model_shape import LLAMA_8B, ModelShape
 from proxy.accounting.weights import Weights, roofline_prior
 from proxy.errors import ConfigurationError
@@ -38,6 +38,7 @@ class Priors:
         if self._weights_file is not None:
             weights, about = read_weights(self._weights_file)
             _log.info("%s: weights calibrated on %s, %s, %s", self._backend, about.written, about.model, about.gpu)
+            self._compare(about.gpu)
             return weights
         if self._config_file is None:
             return self._roofline(LLAMA_8B)
@@ -54,9 +55,33 @@ class Priors:
         shape = read_shape(path if path.exists() else config_of(root, os.environ) or path)
         return None if shape is None else self._roofline(shape)
 
+    @property
+    def _kinds(self) -> list[Gpu]:
+        return [gpu for meter in self._meters if (gpu := gpu_named(meter.description)) is not None]
+
+    def _compare(self, calibrated_on: str) -> None:
+        """Says so where the boards are others than those the weights come from."""
+        then, now = gpu_named(calibrated_on), together(self._kinds)
+        if then is not None and now is not None and then != now:
+            _log.warning(
+                "%s: %s was calibrated on %s and is used on %s: the split is off until the meter has corrected it. "
+                "Calibrate again, or leave weights_file out of the settings",
+                self._backend,
+                self._weights_file,
+                then.name,
+                now.name,
+            )
+
     def _roofline(self, shape: ModelShape) -> Weights:
-        kinds = [gpu for meter in self._meters if (gpu := gpu_named(meter.description)) is not None]
+        kinds = self._kinds
         on_host = all(meter.kind in HOST_METERS for meter in self._meters)
         if on_host:
             return roofline_prior(shape, CPU)
+        if not kinds:
+            _log.warning(
+                "%s: no board of this kind is known here (%s), so its work is first weighed as on an H100. "
+                "`jouleproxy calibrate` measures it",
+                self._backend,
+                "; ".join(dict.fromkeys(meter.description for meter in self._meters)),
+            )
         return roofline_prior(shape, together(kinds) or H100, gpus=max(1, len(self._meters)))

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.accounting.prefix_cache import Chain
+from proxy.accounting.prefix_chain import Chain
 from proxy.errors import BadRequest
 from proxy.wire.prompt import prefix_chains
 

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from itertools import count
 from typing import Any
 
-from proxy.accounting.prefix_cache import Chain, Quote, size
+from proxy.accounting.prefix_chain import Chain, Quote, size
 
 UNIT_BYTES = 64
 """Of UTF-8, or 16 ids of 4 bytes."""

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.accounting.cache_guess import RATIO_FADE, CacheGuess
 from proxy.accounting.flight import Flight, Outcome
-from proxy.accounting.prefix_cache import Chain, Quote
+from proxy.accounting.prefix_chain import Chain, Quote
 from proxy.accounting.unseen import EngineCounters
 from tests.accounting.flights import ms
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.accounting.flight import Flight
-from proxy.accounting.prefix_cache import Chain
+from proxy.accounting.prefix_chain import Chain
 from tests.accounting.flights import ms
 
 

@@ -5,7 +5,8 @@ What an engine's prefix cache is likely to hold, beside a model of it that is sl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.accounting.prefix_cache import EQUAL_PIECES, Chain, Match, PrefixCache, Quote, reach, size
+from proxy.accounting.prefix_cache import Match, PrefixCache
+from proxy.accounting.prefix_chain import EQUAL_PIECES, Chain, Quote, reach, size
 
 
 def chain(*path: int, rest: float = 0.5, quotes: tuple[Quote, ...] = ()) -> Chain:

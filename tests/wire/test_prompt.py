@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.accounting.prefix_cache import Chain, PrefixCache, reach
+from proxy.accounting.prefix_cache import PrefixCache
+from proxy.accounting.prefix_chain import Chain, reach
 from proxy.wire.ask import read_ask
 from proxy.wire.prompt import UNIT_BYTES, prefix_chains
 
