@@ -53,7 +53,8 @@ class Streamed:
     """The part of the experts that one sequence pays for without a step log, over the steps of a window.
 
     Steps in which somebody reads a prompt touch nearly all experts, and the reader pays for most of that.
-    readers: who reads one, and when. positions: that a sequence computes in a step while it decodes.
+    readers: who reads one, and when; a part of a sequence for one that does so in a part of the steps. positions: that
+    a sequence computes in a step while it decodes.
     """
 
     def __init__(self, crowd: Crowd, readers: Sequence[Presence], touched: float, positions: float = 1.0) -> None:
@@ -96,10 +97,19 @@ class Streamed:
 
 
 def _parts(held: float, reading: float, positions: int, touched: float) -> tuple[float, float]:
-    """Of one that decodes and of one that reads, in a step with so many sequences of which so many read."""
-    readers = round(reading)
-    decoders = max(1, round(held) - readers)
-    found = _shares(
-        tuple((tokens, count) for tokens, count in ((positions, decoders), (CHUNK, readers)) if count), touched
-    )
+    """Of one that decodes and of one that reads, in a step of so many, of which so many read in the mean."""
+    fewer, over = divmod(reading, 1.0)
+    decodes, reads = _whole_parts(round(held), round(fewer), positions, touched)
+    if over > 1e-9:
+        decodes_more, reads_more = _whole_parts(round(held), round(fewer) + 1, positions, touched)
+        # Who reads has the others beside it as often as there is somebody to read.
+        reads = (reads * (1 - over) * fewer + reads_more * over * (fewer + 1)) / reading
+        decodes += over * (decodes_more - decodes)
+    return decodes, reads
+
+
+def _whole_parts(held: int, readers: int, positions: int, touched: float) -> tuple[float, float]:
+    decoders = max(1, held - readers)
+    step = [(tokens, count) for tokens, count in ((positions, decoders), (CHUNK, readers)) if count]
+    found = _shares(tuple(step), touched)
     return found[positions], found.get(CHUNK, 0.0)
