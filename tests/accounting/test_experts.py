@@ -89,7 +89,7 @@ def mixture(touched: float) -> Weights:
     return replace(WEIGHTS, step=1.0, experts=30.0, touched=touched)
 
 
-def crowd(decoders: int, *, chunks: int = 0) -> Engine:
+def crowd(decoders: int, *, chunks: int = 0, waits: float = 0.0) -> Engine:
     """So many decode from 0.1 s on; from 0.21 s on one reads its prompt beside them in chunks, and then decodes too."""
     engine = Engine()
     rows = [f"d{number}" for number in range(decoders)]
@@ -99,7 +99,7 @@ def crowd(decoders: int, *, chunks: int = 0) -> Engine:
     engine.token(*rows)
     engine.decode(*rows, times=20)
     if chunks:
-        engine.send("reader", prompt=512 * chunks)
+        engine.send("reader", prompt=512 * chunks).sent = ms(engine.at - waits)
         engine.prefill("reader", 512 * chunks, *rows, steps=chunks)
         rows.append("reader")
     engine.decode(*rows, times=30)
@@ -143,6 +143,15 @@ def test_without_a_step_log_a_reader_among_decoders_pays_for_what_it_touches(
 
     assert len(found) == decoders + 1
     for row, (logged, guessed) in found.items():
+        assert guessed == pytest.approx(logged, rel=0.1), row
+
+
+@pytest.mark.parametrize("touched", [0.02, 0.0625, 0.25])
+@pytest.mark.parametrize("chunks", [1, 2, 4])
+@pytest.mark.parametrize("waits", [2, 5, 7])
+def test_a_reader_pays_for_no_step_whose_end_it_has_awaited(waits: float, chunks: int, touched: float) -> None:
+    """It was sent amid a step of ten milliseconds: a prompt is read in whole ones."""
+    for row, (logged, guessed) in both_ways(crowd(8, chunks=chunks, waits=waits), mixture(touched)).items():
         assert guessed == pytest.approx(logged, rel=0.1), row
 
 
