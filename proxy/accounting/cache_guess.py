@@ -77,7 +77,7 @@ class CacheGuess:
         if not units or not cache.room:
             return
         # One after the other: prompts of one request share their beginnings, too.
-        looked_up = [(cache.found(chain), cache.hold(chain)) for chain in chains]
+        looked_up = [cache.look_up(chain) for chain in chains]
         sent = sum([match.prompt for match, _ in looked_up]) / units
         made = sum([match.answer for match, _ in looked_up]) / units
         guess = min(1.0, sent * self._sent.value + made * self._made.value) if sent or made else 0.0
