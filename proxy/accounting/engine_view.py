@@ -110,7 +110,7 @@ class EngineView:
         looking = Looking(look.at, self._arrival.lag, self._steps, self.pace, self._weights, look.blur)
         sent = [flight for flight in flights if flight.sent < look.at]
         for flight in sent:
-            if flight.row not in self._read and looking.counted(flight).prompt:
+            if flight.row not in self._read and looking.read_by(flight):
                 self._read.add(flight.row)
                 self._computed += flight.computed
         seen, least = looking.of_all(sent)

@@ -78,6 +78,12 @@ class Looking:
         certain = [SeenTokens(read, least, 0, firsts=firsts), *map(self.certain, others)]
         return SeenTokens(*map(sum, zip(*counted, strict=True))), SeenTokens(*map(sum, zip(*certain, strict=True)))
 
+    def read_by(self, flight: Flight) -> bool:
+        """Whether something of its prompt is among these counts."""
+        if flight.first is not None and flight.told_by_its_tokens:
+            return flight.first <= self.at + self.lag and flight.read > 0
+        return self.counted(flight).prompt > 0
+
     def counted(self, flight: Flight) -> SeenTokens:
         """The part of one flight that was sent before."""
         if flight.refused or not flight.metered_work:

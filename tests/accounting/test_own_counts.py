@@ -135,6 +135,7 @@ def test_all_together_are_counted_as_one_by_one(
     ]
     nothing = SeenTokens(0, 0, 0)
 
+    assert [looking.read_by(flight) for flight in flights] == [looking.counted(one).prompt > 0 for one in flights]
     counted, certain = looking.of_all(flights)
     assert counted == reduce(SeenTokens.plus, map(looking.counted, flights), nothing)
     assert certain == reduce(SeenTokens.plus, map(looking.certain, flights), nothing)
