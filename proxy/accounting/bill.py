@@ -106,7 +106,7 @@ class Bill:
     ) -> RequestRow:
         """The ledger's row as it stands. absolute_uncertainty: of the backend's meters."""
         flight, spread = self.flight, self.spread
-        guess_error, noise = self.guess_error_uj if spread.guess else 0.0, spread.noise_uj2
+        guess_error, noise = self.guess_error_uj, spread.noise_uj2
         return RequestRow(
             row=flight.row,
             request_id=flight.request_id,

@@ -29,7 +29,7 @@ class _Ratio:
     def learn(self, told: float, guessed: float, weight: float) -> None:
         """One request more; of nothing guessed nothing is learnt. weight: 1 for a request of the usual size or more."""
         if guessed > 0:
-            fade = RATIO_FADE**weight if weight < 1 else RATIO_FADE
+            fade = RATIO_FADE**weight
             self._told = fade * self._told + weight * told
             self._guessed = fade * self._guessed + weight * guessed
 
@@ -103,7 +103,7 @@ class CacheGuess:
 
     def _learn(self, flight: Flight, prompt: int, opened: _Opened) -> None:
         _, _, units, sent, made, guess = opened
-        weight = units / USUAL_UNITS if units < USUAL_UNITS else 1.0
+        weight = min(1.0, units / USUAL_UNITS)
         self._tokens_per_unit.learn(prompt / units, 1.0, weight)
         if not (sent or made) or (flight.hits_told is None and flight.cached_part == guess):
             return  # nothing was guessed, or neither the answer nor a scrape has said anything

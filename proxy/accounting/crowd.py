@@ -24,10 +24,7 @@ class Crowd:
     """
 
     def __init__(self, window: Span, presences: Iterable[Presence], engines: int = 1, clock: Changes = NOBODY) -> None:
-        change = dict.fromkeys((window.start, window.end, *clock), 0.0)
-        for start, end, sequences in presences:
-            change[start] = change.get(start, 0.0) + sequences
-            change[end] = change.get(end, 0.0) - sequences
+        change = comings((window.start, window.end, *clock), presences)
         self.engines = engines
         self.rate = _mean_rate(clock)
         self.covered_ns = 0
@@ -80,6 +77,15 @@ class Crowd:
         """Mean of 1/n over the steps in a span inside the window."""
         steps, shares, _ = self.between(start, end)
         return shares / steps if steps > 0 else 0.0
+
+
+def comings(instants: Iterable[Nanoseconds], presences: Iterable[Presence]) -> dict[Nanoseconds, float]:
+    """By how many sequences there are more from an instant on; it may be none at those that are given."""
+    change = dict.fromkeys(instants, 0.0)
+    for start, end, sequences in presences:
+        change[start] = change.get(start, 0.0) + sequences
+        change[end] = change.get(end, 0.0) - sequences
+    return change
 
 
 def _mean_rate(clock: Changes) -> float | None:

@@ -19,7 +19,8 @@ from proxy.accounting.weights import Weights
 
 EVENED_OUT = Nanoseconds(SECOND)
 """Readings are joined to windows so long while the weights are trusted. In our bench half a second is worse by a fifth
-in grade B at 28 with the rule's own physics (seeds 5 to 7: WAPE 2.4 against 2.1), and two seconds are no better."""
+in grade B at 28 with the rule's own physics (seeds 5 to 7: WAPE 2.4 against 2.1), and two seconds are no better with
+physics that the rule does not assume (seed 5)."""
 CROWD = 500
 """Sequences of which a second's work is divided at once, trusted or not: to divide it at every reading would cost
 several times as much, and in so large a crowd one reading says little of one request."""

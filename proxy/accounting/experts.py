@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import pairwise
 from operator import sub
 
-from proxy.accounting.crowd import Crowd, Presence
+from proxy.accounting.crowd import Crowd, Presence, comings
 from proxy.accounting.units import Nanoseconds
 
 _NODES = (0.0694318442, 0.3300094782, 0.6699905218, 0.9305681558)
@@ -58,10 +58,7 @@ class Streamed:
     """
 
     def __init__(self, crowd: Crowd, readers: Sequence[Presence], touched: float, positions: float = 1.0) -> None:
-        change: dict[Nanoseconds, float] = dict.fromkeys(crowd.edges, 0.0)
-        for start, end, sequences in readers:
-            change[start] = change.get(start, 0.0) + sequences
-            change[end] = change.get(end, 0.0) - sequences
+        change = comings(crowd.edges, readers)
         self._edges = sorted(change)
         # From the first edge to each: steps, and the parts over them of one that decodes and of one that reads.
         self._sums = [(0.0, 0.0, 0.0)]

@@ -79,17 +79,14 @@ class PrefixCache:
 
     def look_up(self, chain: Chain) -> tuple[Match, Held]:
         """What of a prompt is there, and then all of it is: `found` and `hold` in one, fast where nothing was there."""
-        pieces, order = chain.pieces, self._order
+        pieces = chain.pieces
         known = not pieces or pieces[0] in self._stretches or chain.end in self._ends
         if known or chain.quotes or self._torn:
             return self.found(chain), self.hold(chain)
-        end = self._ends[chain.end] = End(chain.end, 1)
-        stretch = self._added(pieces, 0)
-        self._units += 1
-        order[end] = order[stretch] = None
-        if self._units - self._room > self._room >> SLACK_BITS:
-            self._evict()
-        return NOTHING, Held(end, [stretch])
+        end = self._ends[chain.end] = End(chain.end)
+        held = Held(end, [self._added(pieces, 0)])
+        self._use(held, 1)
+        return NOTHING, held
 
     def hold(self, chain: Chain, answer: int = 0) -> Held:
         """Puts a prompt in, or notes that it is in use. answer: units made in answer to it, which need room too."""
