@@ -70,10 +70,9 @@ class Looking:
             # Nearly all: they began well before, so that only their tokens need be looked for.
             read += flight.read
             firsts += flight.sequences
-            over = flight.ended
             made += flight.made_by(Nanoseconds(here))
             least += flight.made_by(Nanoseconds(before))
-            held += flight.sequences if over is None or over > here else 0
+            held += self._held(flight)
         counted = [SeenTokens(read, made, 0, held, firsts=firsts), *map(self.counted, others)]
         certain = [SeenTokens(read, least, 0, firsts=firsts), *map(self.certain, others)]
         return SeenTokens(*map(sum, zip(*counted, strict=True))), SeenTokens(*map(sum, zip(*certain, strict=True)))
@@ -89,14 +88,18 @@ class Looking:
         if flight.refused or not flight.metered_work:
             return SeenTokens(0, 0, 0)
         here = Nanoseconds(self.at + self.lag)
-        over = flight.ended is not None and flight.ended <= here
-        held = 0 if over else flight.sequences
+        over, held = flight.ended is not None and flight.ended <= here, self._held(flight)
         if (flight.silent or flight.rough) and not (over and flight.completion_tokens is not None):
             return self._estimated(flight, held)
         begun, soon = _begun(flight, here), _begun(flight, Nanoseconds(here + JITTER + self.blur))
         read, pending = _read(flight, begun), _read(flight, soon) - _read(flight, begun)
         made = flight.made_by(here) if begun else 0
         return SeenTokens(read, made, 0, held, pending, firsts=begun, pending_firsts=soon - begun)
+
+    def _held(self, flight: Flight) -> int:
+        """Sequences it may have had in the engine, whatever the lag: what runs beside them is somebody else's."""
+        over = flight.ended
+        return flight.sequences if over is None or over > self.at - self.blur else 0
 
     def _estimated(self, flight: Flight, held: int) -> SeenTokens:
         """Of one whose tokens are not known, or not yet, or that will never be because its client left."""

@@ -116,7 +116,7 @@ class UnseenWatch:
 
     def _found(
         self, before: EngineCounters, engine: EngineCounters, excess: Excess, held: tuple[float, float], ours: int
-    ) -> UnseenTraffic:
+    ) -> UnseenTraffic | None:
         """ours: prompt tokens that were computed for our own requests."""
         read, decode, arrived = max(0.0, excess.read), max(0.0, excess.made), excess.arrived
         steps = _moved(before.steps, engine.steps)
@@ -126,6 +126,8 @@ class UnseenWatch:
             decode = max(0.0, decode - arrived)
             if steps is not None:
                 decode = min(decode, steps * per_step * (max(held) + arrived))
+        if not read and not decode and arrived is not None:
+            return None  # whoever is there gets tokens: a sequence too many at the end of our own is not somebody's
         context = self._context.learn(read, decode, arrived)
         mean = decode / per_step / steps if steps else sum(held) / 2
         return UnseenTraffic(

@@ -55,6 +55,16 @@ def test_an_answer_in_one_piece_that_is_over_tells_all() -> None:
     assert look(150).counted(flight) == SeenTokens(100, 5, 0, 1, firsts=1)
 
 
+def test_what_ends_here_within_the_lag_may_have_been_held() -> None:
+    """Its end came 20 ms after the look: made before it only if the tokens are as late as they are thought to be."""
+    flight = stream("r", prompt=100, first=100, step=10, tokens=11, over=True)
+
+    assert look(180, lag=300).counted(flight).sequences == 1
+    assert look(180, lag=300).of_all([flight])[0].sequences == 1
+    assert look(200, lag=300).counted(flight).sequences == 0
+    assert look(200, lag=300).of_all([flight])[0].sequences == 0
+
+
 def test_what_was_made_for_a_client_that_left_stays_ours() -> None:
     """It never heard of its tokens, but the engine made them until then."""
     flight = Flight("s", "s", ms(0), silent=True, prompt_tokens=100)

@@ -57,6 +57,13 @@ def test_with_drafts_a_step_makes_several_tokens() -> None:
     assert (found.decode, found.sequences) == (200, 1.0)
 
 
+def test_who_gets_no_tokens_is_nobody() -> None:
+    """A sequence more than ours, but what the engine read beyond ours came to no first token, and it made nothing."""
+    looks = [(after(running=11, read=300), SeenTokens(0, 200, 0, sequences=2))]
+
+    assert compared(*looks) == [None]
+
+
 def test_strangers_make_no_more_than_a_token_a_step() -> None:
     """What is beyond that was made for somebody else, as for a client that left."""
     (found,) = compared((after(running=3, made=1000), SeenTokens(0, 200, 0, sequences=2)))

@@ -1,7 +1,8 @@
 """Every joule of the meter is in an account and every request has its share, in front of the real engine.
 
-The meter is the modelled one: an estimate from this machine's CPU time, so other programs are in it too. What is
-asserted is therefore who is charged for the meter's energy and never how much that is. `pytest -rP` shows the figures.
+But for one test the meter is the modelled one: an estimate from this machine's CPU time, so other programs are in it
+too. What is asserted is therefore who is charged for the meter's energy and never how much that is. `pytest -rP` shows
+the figures.
 """
 
 import http.client
@@ -12,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,6 +28,8 @@ pytestmark = pytest.mark.real
 
 LIMIT = 1900
 """Completion tokens of a request that is meant to be interrupted: some seconds' worth."""
+EVEN_S = 300
+"""Seconds of a constant 50 W."""
 
 
 def new_prompt(tokens: int = 40) -> list[int]:
@@ -109,6 +113,15 @@ def proxy(real_engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> 
         yield found
 
 
+@pytest.fixture
+def even_proxy(real_engine: RealEngine, tmp_path: Path) -> Iterator[LiveProxy]:
+    """A proxy whose meter draws the same at any time: what other programs do beside the engine is not in it."""
+    meter = tmp_path / "even.csv"
+    meter.write_text("seconds,joules\n" + "".join(f"{n / 20},{n * 2.5}\n" for n in range(20 * EVEN_S)))
+    with LiveProxy(backends=[real_engine.url], ledger=tmp_path / "ledger.db", meter=f"recorded:{meter}") as found:
+        yield found
+
+
 def mixed_load() -> list[Ask]:
     """Forty requests of all kinds."""
     counted = {"stream": True, "stream_options": {"include_usage": True}}
@@ -129,12 +142,12 @@ def mixed_load() -> list[Ask]:
     ]
 
 
-def test_a_mixed_load_is_accounted_to_the_microjoule(proxy: LiveProxy) -> None:
+def test_a_mixed_load_is_accounted_to_the_microjoule(even_proxy: LiveProxy) -> None:
     """Each of forty requests at once gets a settled record with vLLM's own token counts; everything adds up."""
-    before = accounts(proxy)
-    replies = at_once(proxy.url, mixed_load())
+    before = accounts(even_proxy)
+    replies = at_once(even_proxy.url, mixed_load())
     assert {reply.status for reply in replies} == {200}
-    records = [proxy.settled(request_id(reply)) for reply in replies]
+    records = [even_proxy.settled(request_id(reply)) for reply in replies]
 
     for reply, record in zip(replies, records, strict=True):
         told = usage(reply)
@@ -144,13 +157,13 @@ def test_a_mixed_load_is_accounted_to_the_microjoule(proxy: LiveProxy) -> None:
         per_token = record["energy_joules"] / record["tokens"]["completion"]
         assert math.isfinite(per_token)
         assert record["energy_joules"] == pytest.approx(sum(record["phases"].values()))
-    after = accounts(proxy)
+    after = accounts(even_proxy)
     assert after["requests"] - before["requests"] == sum(record["energy_microjoules"] for record in records)
     assert after["unmeasured"] == before["unmeasured"] == 0
     # vLLM counts a token a little before it is seen here; what differs for longer is taken for somebody else's
     strange = (after["unattributed"] - before["unattributed"]) / (after["requests"] - before["requests"])
     print(f"unattributed to requests: {strange:.2%}")
-    assert strange < 0.02
+    assert strange < 0.01
 
 
 def test_the_law_holds_while_requests_run(proxy: LiveProxy) -> None:
