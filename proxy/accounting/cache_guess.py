@@ -72,14 +72,20 @@ class CacheGuess:
         """A request is about to be sent: sets its guess, and takes over the names of its prompts' pieces."""
         chains, flight.prefix = flight.prefix, ()
         cache = self._cache
-        flight.reread_part = min(1.0, self._sent.value) if cache.room else 0.0
-        units = sum([chain.length for chain in chains])
-        if not units or not cache.room:
+        if not cache.room:
             return
+        if flight.sequences > flight.prompts:
+            flight.reread_part = min(1.0, self._sent.value)
         # One after the other: prompts of one request share their beginnings, too.
-        looked_up = [cache.look_up(chain) for chain in chains]
-        sent = sum([match.prompt for match, _ in looked_up]) / units
-        made = sum([match.answer for match, _ in looked_up]) / units
+        looked_up, units, sent, made = [], 0.0, 0.0, 0.0
+        for chain in chains:
+            one = cache.look_up(chain)
+            _, prompt, answer = one[0]
+            units, sent, made = units + chain.length, sent + prompt, made + answer
+            looked_up.append(one)
+        if not units:
+            return
+        sent, made = sent / units, made / units
         guess = min(1.0, sent * self._sent.value + made * self._made.value) if sent or made else 0.0
         flight.cached_part = guess
         self._opened[flight.row] = _Opened(chains, looked_up, units, sent, made, guess)
@@ -97,7 +103,8 @@ class CacheGuess:
         if flight.prompt_tokens:
             self._learn(flight, flight.prompt_tokens, opened)
             self._fit()
-        units = round((flight.completion_tokens or 0) / (len(chains) * self._tokens_per_unit.value))
+        made = flight.completion_tokens
+        units = round(made / (len(chains) * self._tokens_per_unit.value)) if made else 0
         for chain, (_, held) in zip(chains, looked_up, strict=True):
             self._cache.answered(chain, held, units)
 

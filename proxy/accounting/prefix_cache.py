@@ -43,13 +43,13 @@ class PrefixCache:
 
     @property
     def room(self) -> int:
-        """Units that fit in, about; making it smaller throws out what does not fit any more."""
+        """Units that fit in, about (see SLACK_BITS); making it smaller throws out what does not fit any more."""
         return self._room
 
     @room.setter
     def room(self, units: int) -> None:
         self._room = units
-        self._evict()
+        self._evict_many()
 
     def __len__(self) -> int:
         return self._units
@@ -83,10 +83,12 @@ class PrefixCache:
         known = not pieces or pieces[0] in self._stretches or chain.end in self._ends
         if known or chain.quotes or self._torn:
             return self.found(chain), self.hold(chain)
-        end = self._ends[chain.end] = End(chain.end)
-        held = Held(end, [self._added(pieces, 0)])
-        self._use(held, 1)
-        return NOTHING, held
+        end, stretch = End(chain.end, 1), self._added(pieces, 0)
+        self._ends[chain.end] = end
+        self._units += 1
+        self._order[end] = self._order[stretch] = None
+        self._evict_many()
+        return NOTHING, Held(end, [stretch])
 
     def hold(self, chain: Chain, answer: int = 0) -> Held:
         """Puts a prompt in, or notes that it is in use. answer: units made in answer to it, which need room too."""
@@ -115,6 +117,9 @@ class PrefixCache:
         for stretch in reversed(path):
             order[stretch] = None
             order.move_to_end(stretch)
+        self._evict_many()
+
+    def _evict_many(self) -> None:
         if self._units - self._room > self._room >> SLACK_BITS:
             self._evict()
 

@@ -1,6 +1,7 @@
 """The requests of one group that are not settled yet: those that run, and those that are over but not paid for."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from proxy.accounting.bill import Bill
 from proxy.accounting.flight import Flight
@@ -51,8 +52,9 @@ class Roster:
             bill.flight.forget_before(instant)
 
     def ran_in(self, window: Window) -> Iterator[Bill]:
-        """Those that the engine may have held in the window; the oldest first, which are likely to run in any."""
-        return (bill for bill in self.bills.values() if bill.ran_in(window))
+        """Those that the engine may have held in the window; first those that run, the oldest of which ran in most."""
+        bills = chain(self._running.values(), self._over.values())
+        return (bill for bill in bills if bill.ran_in(window))
 
     def all_over(self, window: Window) -> bool:
         """Whether nothing runs beyond the window; the newest are asked first, for they are likely to."""
