@@ -7,7 +7,7 @@ experts are touched, and levels off. Constants: research on public H100 measurem
 step 1.4 times the time its bytes take at full bandwidth plus 0.2 ms, 30 µs per prefill or decode position.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import floor, pow
 
 from proxy.accounting.gpus import H100, Gpu
@@ -38,6 +38,7 @@ class Weights:
     experts: per step, beside `step`, if every expert of a mixture is streamed. touched: fraction of the experts that
     one token is sent to.
     window: length in tokens of sliding-window attention. windowed: fraction of the layers that have it.
+    measured: told by a meter, in a calibration or since, not computed from data sheets.
     """
 
     prefill: float
@@ -51,6 +52,7 @@ class Weights:
     touched: float = 1.0
     window: int | None = None
     windowed: float = 0.0
+    measured: bool = field(default=False, compare=False)
 
     def context_of(self, length: float) -> float:
         """Context tokens that a position with `length` tokens before it reads, as a mean over the layers."""

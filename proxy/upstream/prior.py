@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from proxy.accounting.gpus import CPU, H100, Gpu, gpu_named, together
@@ -38,8 +39,7 @@ class Priors:
         if self._weights_file is not None:
             weights, about = read_weights(self._weights_file)
             _log.info("%s: weights calibrated on %s, %s, %s", self._backend, about.written, about.model, about.gpu)
-            self._compare(about.gpu)
-            return weights
+            return weights if self._same_board(about.gpu) else replace(weights, measured=False)
         if self._config_file is None:
             return self._roofline(LLAMA_8B)
         shape = read_shape(self._config_file)
@@ -59,18 +59,20 @@ class Priors:
     def _kinds(self) -> list[Gpu]:
         return [gpu for meter in self._meters if (gpu := gpu_named(meter.description)) is not None]
 
-    def _compare(self, calibrated_on: str) -> None:
-        """Says so where the boards are others than those the weights come from."""
+    def _same_board(self, calibrated_on: str) -> bool:
+        """Whether these boards may be those the weights come from; says so where they are others."""
         then, now = gpu_named(calibrated_on), together(self._kinds)
-        if then is not None and now is not None and then != now:
-            _log.warning(
-                "%s: %s was calibrated on %s and is used on %s: the split is off until the meter has corrected it. "
-                "Calibrate again, or leave weights_file out of the settings",
-                self._backend,
-                self._weights_file,
-                then.name,
-                now.name,
-            )
+        if then is None or now is None or then == now:
+            return True
+        _log.warning(
+            "%s: %s was calibrated on %s and is used on %s: the split is off until the meter has corrected it. "
+            "Calibrate again, or leave weights_file out of the settings",
+            self._backend,
+            self._weights_file,
+            then.name,
+            now.name,
+        )
+        return False
 
     def _roofline(self, shape: ModelShape) -> Weights:
         kinds = self._kinds

@@ -25,6 +25,8 @@ _HEAD = "# Energy weights, written by `jouleproxy calibrate`.\n"
 _ABOVE_ZERO = {"prefill", "decode", "step", "step_s"}
 _FRACTIONS = {"touched", "windowed"}
 _MAY_BE_LEFT_OUT = {"window", "driver"}
+_NOT_WRITTEN = {"measured"}
+"""What is in a file has been measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def parse_weights(text: str, path: Path) -> tuple[Weights, Calibration]:
     if extra := sorted(set(tables) - {"about", "weights"}):
         raise _wrong(path, extra[0], "is not known here")
     about = Calibration(**_checked(tables, "about", Calibration, path))
-    weights = Weights(**_checked(tables, "weights", Weights, path))
+    weights = Weights(**_checked(tables, "weights", Weights, path), measured=True)
     if weights.windowed and weights.window is None:
         raise _wrong(path, "weights.window", "is missing although some layers are windowed")
     return weights, about
@@ -100,7 +102,7 @@ def _checked(tables: dict[str, Any], name: str, kind: type[Weights] | type[Calib
     table = tables.get(name)
     if not isinstance(table, dict):
         raise _wrong(path, name, "is missing")
-    allowed = [entry.name for entry in fields(kind)]
+    allowed = [entry.name for entry in fields(kind) if entry.name not in _NOT_WRITTEN]
     if unknown := sorted(set(table) - set(allowed)):
         raise _wrong(path, f"{name}.{unknown[0]}", "is not known here")
     if missing := [key for key in allowed if key not in table and key not in _MAY_BE_LEFT_OUT]:
@@ -185,7 +187,7 @@ _CHECKS: dict[str, Check] = {
 
 
 def _table(name: str, values: Weights | Calibration) -> str:
-    given = ((entry.name, getattr(values, entry.name)) for entry in fields(values))
+    given = ((entry.name, getattr(values, entry.name)) for entry in fields(values) if entry.name not in _NOT_WRITTEN)
     lines = [f"{key} = {_literal(value)}" for key, value in given if value is not None]
     return "\n".join(["", f"[{name}]", *lines, ""])
 

@@ -123,6 +123,27 @@ def test_a_right_prior_stays() -> None:
             assert ratio(fit, name, "step") == pytest.approx(1, rel=0.2)
 
 
+def test_weights_that_a_meter_has_told_are_held_firmer() -> None:
+    """A minute of a part-time sensor moves them less than a prior from data sheets, but they are not fixed."""
+    truth = replace(WEIGHTS, prefill=WEIGHTS.prefill * 2)
+    told = replace(WEIGHTS, measured=True)
+
+    loose, firm = (learnt(truth, prior=prior, seconds=60, noise=0.25) for prior in (WEIGHTS, told))
+    later = learnt(truth, prior=told, seconds=1800, noise=0.25)
+
+    assert 1 < ratio(firm, "prefill", "step") < ratio(loose, "prefill", "step") < 2.5
+    assert ratio(later, "prefill", "step") > ratio(firm, "prefill", "step")
+
+
+def test_what_is_learnt_counts_as_told_by_a_meter() -> None:
+    """So that it is held as such where it is the next one's prior."""
+    fit = learnt(replace(WEIGHTS, prefill=WEIGHTS.prefill * 2))
+
+    assert fit.in_use
+    assert fit.weights.measured
+    assert not fit.prior.measured
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_the_scale_of_energies_does_not_matter(scale: float) -> None:
     """A meter that reads a thousand times more learns the same ratios."""

@@ -82,7 +82,7 @@ def test_weights_of_another_board_are_taken_with_a_warning(
     tmp_path: Path, here: str, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """
-    They are what the settings say; but that they belong elsewhere is no secret.
+    They are what the settings say; but that they belong elsewhere is no secret, and they give way to the meter sooner.
     """
     file = tmp_path / "weights.toml"
     write_weights(file, roofline_prior(LLAMA_8B), ABOUT)
@@ -91,3 +91,4 @@ def test_weights_of_another_board_are_taken_with_a_warning(
 
     assert taken == roofline_prior(LLAMA_8B)
     assert ("was calibrated on" in caplog.text) is warned
+    assert taken.measured is not warned

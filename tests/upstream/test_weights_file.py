@@ -155,7 +155,7 @@ def refused(path: Path, text: str) -> str:
 
 
 KEYS = [
-    *(f"weights.{entry.name}" for entry in fields(Weights)),
+    *(f"weights.{entry.name}" for entry in fields(Weights) if entry.name != "measured"),
     *(f"about.{entry.name}" for entry in fields(Calibration)),
 ]
 
