@@ -182,6 +182,11 @@ class SimulatedEngine:
         return self._run
 
 
+TURNS = 10
+"""Of the event loop until every connection is known and closed. One may be accepted in the turn in which the server
+stops, after it; it gets a transport in the next, shows in the one after, and is closed two later."""
+
+
 class _Connection(HttpToolsProtocol):
     """uvicorn's connection, which lets the application reach its transport: a fault must be able to close it."""
 
@@ -251,7 +256,7 @@ class _Run:
         server.close()
         for outlet in self._outlets:
             outlet.dropped = True
-        for _ in range(3):  # one that was just being accepted shows in the next turn, and is closed in the one after
+        for _ in range(TURNS):
             for connection in list(state.connections):
                 connection.transport.abort()
             await asyncio.sleep(0)
