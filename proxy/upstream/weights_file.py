@@ -102,7 +102,7 @@ def _checked(tables: dict[str, Any], name: str, kind: type[Weights] | type[Calib
     table = tables.get(name)
     if not isinstance(table, dict):
         raise _wrong(path, name, "is missing")
-    allowed = [entry.name for entry in fields(kind) if entry.name not in _NOT_WRITTEN]
+    allowed = _keys(kind)
     if unknown := sorted(set(table) - set(allowed)):
         raise _wrong(path, f"{name}.{unknown[0]}", "is not known here")
     if missing := [key for key in allowed if key not in table and key not in _MAY_BE_LEFT_OUT]:
@@ -115,6 +115,11 @@ def _checked(tables: dict[str, Any], name: str, kind: type[Weights] | type[Calib
         except ValueError as error:
             raise _wrong(path, f"{name}.{key}", f"is {table[key]!r}; {error}") from error
     return sound
+
+
+def _keys(kind: type[Weights] | type[Calibration]) -> list[str]:
+    """What is in a file of its fields."""
+    return [entry.name for entry in fields(kind) if entry.name not in _NOT_WRITTEN]
 
 
 def _wrong(path: Path, key: str, what: str) -> ConfigurationError:
@@ -187,7 +192,7 @@ _CHECKS: dict[str, Check] = {
 
 
 def _table(name: str, values: Weights | Calibration) -> str:
-    given = ((entry.name, getattr(values, entry.name)) for entry in fields(values) if entry.name not in _NOT_WRITTEN)
+    given = ((key, getattr(values, key)) for key in _keys(type(values)))
     lines = [f"{key} = {_literal(value)}" for key, value in given if value is not None]
     return "\n".join(["", f"[{name}]", *lines, ""])
 
