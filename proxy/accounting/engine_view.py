@@ -13,6 +13,7 @@ from proxy.accounting.guesses import guess_cached, guess_schedule, queued_rows
 from proxy.accounting.own_counts import Looking, steps_of
 from proxy.accounting.placing import Placing
 from proxy.accounting.step_clock import ONE_BY_ONE
+from proxy.accounting.taking_up import TakingUp
 from proxy.accounting.units import MILLISECOND, Nanoseconds
 from proxy.accounting.unseen import EngineCounters, SeenTokens, UnseenTraffic, pace_between
 from proxy.accounting.unseen_watch import UnseenWatch
@@ -39,6 +40,7 @@ class EngineView:
         self._looked: Nanoseconds | None = None
         self.pace = ONE_BY_ONE
         self._cache = CacheGuess()
+        self._taking_up = TakingUp()
         self._arrival = ArrivalLag()
         self._watch = UnseenWatch()
         self._gone = [0, 0, 0]
@@ -132,6 +134,7 @@ class EngineView:
     def taken_up(self, flights: Sequence[Flight], weights: Weights) -> list[Flight]:
         """The flights that the engine holds or held, with what is inferred of their start; queued ones are left out."""
         self._weights = weights
+        self._taking_up.guess(flights, self.pace)
         if any(not one.pieces for one in self.unseen):
             self._place(flights, weights)
         # Most looks show no queue: sorted out once here, not again for every flight of every window.

@@ -7,7 +7,7 @@ research on attribution without a step log (section 6.4).
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import ceil, floor
+from math import ceil
 from operator import attrgetter
 
 from proxy.accounting.activity import Activity, Span, Work, presence
@@ -20,8 +20,6 @@ from proxy.accounting.units import SECOND, Nanoseconds
 from proxy.accounting.unseen import UnseenTraffic
 from proxy.accounting.weights import Weights
 
-UNEVEN = 0.2
-"""Of a step: by so much may steps that are read off the arrival of tokens be too few."""
 BATCHED_TOKENS = 2048
 """vLLM's default budget of prompt tokens per step (max_num_batched_tokens of the online server)."""
 
@@ -97,23 +95,10 @@ def reading_of(window: Span, crowd: Crowd, present: Iterable[Flight], weights: W
     for flight in present:
         span = prefill_span(flight, weights, window.end)
         part = span.within(window) if span else None
-        if span and part:
-            steps, _, _ = crowd.between(part.start, part.end)
-            taken_up = _taken_up(steps, begins=part.start == span.start, ends=part.end == span.end)
-            readers.append((part.start, part.end, flight.sequences * taken_up))
+        if part:
+            readers.append((part.start, part.end, float(flight.sequences)))
     positions = pace.positions_per_token * pace.tokens_per_step
     return Reading(window, crowd, weights, pace, Streamed(crowd, readers, weights.touched, positions))
-
-
-def _taken_up(steps: float, *, begins: bool, ends: bool) -> float:
-    """The part of the steps from sending to first token that hold the prompt, which has to await the end of a step.
-
-    begins, ends: whether it was sent in these steps, and got its first token at their end. It is read in whole steps,
-    so that what is left over was the wait; where the end is not among them the wait is half a step on average.
-    """
-    if not begins or steps < 1 - UNEVEN:
-        return 1.0
-    return min(1.0, floor(steps + UNEVEN) / steps) if ends else max(0.5, 1.0 - 0.5 / steps)
 
 
 def work_of(flight: Flight, held_ns: int, reading: Reading) -> Work:
@@ -160,8 +145,7 @@ def _add_prefill(work: Work, flight: Flight, span: Span, reading: Reading) -> No
         steps, shares = known, shares * known / steps if steps > 0 else 0.0
     work.steps += shares * flight.sequences
     if reading.streamed:
-        taken_up = _taken_up(steps, begins=start == span.start, ends=end == span.end)
-        work.experts += taken_up * steps * reading.streamed.reading(start, end) * flight.sequences
+        work.experts += steps * reading.streamed.reading(start, end) * flight.sequences
     if not flight.silent or flight.ended is not None:
         first = flight.sequences if flight.completion_tokens else 0
         work.tokens += first * part_done

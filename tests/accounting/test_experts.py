@@ -12,7 +12,9 @@ from proxy.accounting.activity import Span
 from proxy.accounting.crowd import Crowd
 from proxy.accounting.experts import Streamed, shares
 from proxy.accounting.reconstruction import reconstruct
+from proxy.accounting.step_clock import ONE_BY_ONE
 from proxy.accounting.steps import Computed
+from proxy.accounting.taking_up import TakingUp
 from proxy.accounting.weights import Weights
 from tests.accounting.flights import WEIGHTS, ms
 from tests.accounting.scripted import Engine, book_of
@@ -110,6 +112,7 @@ def crowd(decoders: int, *, chunks: int = 0, waits: float = 0.0) -> Engine:
 def both_ways(engine: Engine, weights: Weights) -> dict[str, tuple[float, float]]:
     """Each request's experts from 0.1 s on, added up over windows of 0.1 s: by the step log, by token times."""
     flights, found = list(engine.flights.values()), dict[str, tuple[float, float]]()
+    TakingUp().guess(flights, ONE_BY_ONE)
     book = book_of(engine.steps, flights)
     for start in range(100, int(engine.at), 100):
         span = Span(ms(start), ms(min(start + 100, engine.at)))
