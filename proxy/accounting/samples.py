@@ -64,6 +64,27 @@ class Window:
         energy = Microjoules(self.energy + after.energy)
         return Window(self.meter, self.start, after.end, energy, self.bridged, self.moves + after.moves)
 
+    def parts(self, least: Nanoseconds) -> list["Window"]:
+        """This window cut where its counter moved, into parts of at least so long; what is left over goes to the last.
+
+        Itself where not all moves are known.
+        """
+        if sum(move.energy for move in self.moves) != self.energy:
+            return [self]
+        found: list[Window] = []
+        start, energy = self.start, 0
+        for move in self.moves:
+            energy += move.energy
+            if move.at - start >= least:
+                found.append(Window(self.meter, start, move.at, Microjoules(energy)))
+                start, energy = move.at, 0
+        if len(found) < 2:
+            return [self]
+        if start < self.end:
+            last = found.pop()
+            found.append(Window(self.meter, last.start, self.end, Microjoules(last.energy + energy)))
+        return found
+
 
 class Timeline:
     """Turns the samples of one meter into windows that touch and never overlap.

@@ -465,9 +465,9 @@ class Noting(Fit):
         super().__init__(WEIGHTS)
         self.taught = 0
 
-    def observe(self, work: Work, active_uj: int, span_ns: Nanoseconds, *, inferred: bool = False) -> None:
+    def observe(self, work: Work, active_uj: int, span_ns: Nanoseconds) -> None:
         self.taught += active_uj
-        super().observe(work, active_uj, span_ns, inferred=inferred)
+        super().observe(work, active_uj, span_ns)
 
 
 def test_weights_learn_only_from_what_was_measured() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.accounting.activity import Work
 from proxy.accounting.attribution import predicted
-from proxy.accounting.fitting import TERMS, TRUSTED_ERROR, Fit, terms_of
+from proxy.accounting.fitting import TERMS, TRUSTED_ERROR, Fit, Sliding, Stretch, terms_of
 from proxy.accounting.ridge import NARROWEST, WIDEST
 from proxy.accounting.rivals import Judged
 from proxy.accounting.weights import Weights
@@ -233,20 +233,29 @@ def test_windows_without_work_or_energy_teach_nothing() -> None:
     assert (None, WEIGHTS, True) == (fit.error, fit.weights, fit.trusted)
 
 
-def test_one_window_may_be_as_long_as_many() -> None:
-    """Work is gathered by time, not by windows."""
-    random, short, long = Random(2), Fit(WEIGHTS), Fit(WEIGHTS)
-    for _ in range(100):
-        parts = [mixed(random) for _ in range(5)]
-        total = Work()
-        for part in parts:
-            energy_uj = round(sum(predicted(part, MIXED)) * 1e6)
-            short.observe(part, energy_uj, ms(100))
-            for name in ("prefill", "prefill_context", "decode", "decode_context", "steps", "experts"):
-                setattr(total, name, getattr(total, name) + getattr(part, name))
-        long.observe(total, sum(round(sum(predicted(part, MIXED)) * 1e6) for part in parts), ms(500))
+@pytest.mark.parametrize("late", [0.0, 0.1, 0.2])
+def test_readings_that_come_late_are_learnt_from_together(late: float) -> None:
+    """A part of what a reading should have said is in the next one: bursts must not look cheap, nor all else dear."""
+    truth, random, fit, before_j = replace(WEIGHTS, prefill=WEIGHTS.prefill * 1.5), Random(7), Fit(WEIGHTS), 0.0
+    for _ in range(3000):
+        work = mixed(random)
+        energy_j = sum(predicted(work, truth))
+        fit.observe(work, round(((1 - late) * energy_j + late * before_j) * 1e6), ms(100))
+        before_j = energy_j
 
-    assert short._regression.factors == pytest.approx(long._regression.factors)
+    assert ratio(fit, "prefill", "step") == pytest.approx(1.5, rel=0.15)
+
+
+def test_a_long_window_stands_by_itself() -> None:
+    """It is learnt from once; windows of a tenth of a second wait for company."""
+    sliding = Sliding()
+    short, long = Stretch((1.0,) * 6, 10.0, 0.1), Stretch((3.0,) * 6, 40.0, 1.0)
+
+    assert [sliding.add(short), sliding.add(short)] == [None, None]
+    for _ in range(2):
+        assert sliding.add(short) == (pytest.approx((3.0,) * 6), pytest.approx(30.0), pytest.approx(0.3))
+    assert sliding.add(long) == long
+    assert sliding.add(long) == long
 
 
 def test_an_error_needs_two_blocks_and_fades() -> None:

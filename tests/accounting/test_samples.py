@@ -63,6 +63,38 @@ def test_a_window_tells_between_which_polls_its_counter_moved() -> None:
     assert first.moves + second.moves == both.moves
 
 
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(1, 10**6)), min_size=1, max_size=30), st.integers(0, 1000))
+def test_a_window_is_cut_where_its_counter_moved(steps: list[tuple[int, int]], least_ms: int) -> None:
+    """
+    The parts touch, add up to it, and none is shorter than asked for, unless the whole is.
+    """
+    timeline, windows, at, counter = Timeline("m"), [], 0, 0
+    timeline.accept(sample(0, 0))
+    for wait, energy in steps:
+        at, counter = at + wait, counter + energy
+        closed = timeline.accept(sample(at, counter))
+        windows += [closed] if closed else []
+    whole = windows[0]
+    for following in windows[1:]:
+        whole = whole.joined(following)
+    least = Nanoseconds(least_ms * 1_000_000)
+    parts = whole.parts(least)
+
+    assert (parts[0].start, parts[-1].end) == (whole.start, whole.end)
+    assert all(one.end == other.start for one, other in pairwise(parts))
+    assert sum(part.energy for part in parts) == whole.energy
+    assert parts == [whole] or all(part.end - part.start >= least for part in parts)
+
+
+def test_a_window_whose_moves_are_not_all_known_is_not_cut() -> None:
+    """
+    What a counter caught up with has no time of its own.
+    """
+    whole = Window("m", Nanoseconds(0), Nanoseconds(9), Microjoules(5))
+
+    assert whole.parts(Nanoseconds(1)) == [whole]
+
+
 def test_what_is_bridged_is_no_move() -> None:
     """
     Neither over a reset, nor while the counter is stuck, nor when it catches up.
