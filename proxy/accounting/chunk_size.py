@@ -4,7 +4,7 @@ The flag is max_num_batched_tokens, 2048 or 8192 by default and told nowhere. Wa
 than its chunks, nothing makes it take fewer: the least size that prompts seldom contradict is believed.
 """
 
-from math import ceil, floor
+from math import floor
 
 SIZES = tuple(2**power for power in range(8, 15))
 """Tokens."""
@@ -26,13 +26,20 @@ class ChunkSize:
 
     def learn(self, tokens: int, steps: float) -> None:
         """Takes in a prompt: the tokens that were computed, the steps from its sending to its first token."""
+        if tokens <= SIZES[0]:
+            self.tokens = self.tokens or SIZES[0]
+            return
         chunks = max(1, floor(steps + UNEVEN))
         for place, size in enumerate(SIZES):
-            if tokens > size:
-                self._told[place] = FADE * self._told[place] + 1
-                self._against[place] = FADE * self._against[place] + (ceil(tokens / size) > chunks)
+            if tokens <= size:
+                break
+            self._told[place] = FADE * self._told[place] + 1
+            self._against[place] = FADE * self._against[place] + (tokens > chunks * size)
         self._choose()
 
     def _choose(self) -> None:
-        pairs = zip(SIZES, self._against, self._told, strict=True)
-        self.tokens = next((size for size, against, told in pairs if against <= CONTRADICTED * told), SIZES[-1])
+        self.tokens = SIZES[-1]
+        for size, against, told in zip(SIZES, self._against, self._told, strict=True):
+            if against <= CONTRADICTED * told:
+                self.tokens = size
+                break

@@ -21,6 +21,9 @@ from proxy.accounting.weights import Weights
 
 HINDSIGHT = Nanoseconds(100 * MILLISECOND)
 """A look is compared with what has come here so long after the tokens made by then should have arrived."""
+CROWD = 200
+"""Requests. Among more a second is divided at once (`divider`), and where in it a prompt was read matters only to the
+experts of a mixture."""
 REMEMBERED_SCRAPES = 64
 """Looks at the engine that tell whether a request met a queue: a minute at the usual pace."""
 
@@ -134,7 +137,8 @@ class EngineView:
     def taken_up(self, flights: Sequence[Flight], weights: Weights) -> list[Flight]:
         """The flights that the engine holds or held, with what is inferred of their start; queued ones are left out."""
         self._weights = weights
-        self._taking_up.guess(flights, self.pace)
+        if weights.experts or len(flights) <= CROWD:
+            self._taking_up.guess(flights, self.pace)
         if any(not one.pieces for one in self.unseen):
             self._place(flights, weights)
         # Most looks show no queue: sorted out once here, not again for every flight of every window.

@@ -6,7 +6,7 @@ first token as it took steps to read.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from math import ceil, floor
 
@@ -17,10 +17,11 @@ from proxy.accounting.units import Nanoseconds
 
 UNEVEN = 0.2
 """Of a step: by so much may steps that are read off the arrival of tokens be too few."""
-ASKED = 16
-"""Streams that may be asked about one prompt: the oldest have been there in most of the time."""
+ASKED = 64
+"""Streams that may be asked about one prompt."""
 BELIEVED = 3
-"""Streams whose answers are averaged, because tokens come unevenly."""
+"""Streams whose answers are averaged, because tokens come unevenly; where more may be asked one must do, for each
+answer costs."""
 
 
 class TakingUp:
@@ -31,20 +32,23 @@ class TakingUp:
 
     def guess(self, flights: Sequence[Flight], pace: Pace) -> None:
         """Sets when those were taken up whose first token came and who had a stream beside them all the while."""
-        streams: list[Flight] | None = None
-        for flight in flights:
-            if flight.scheduled is not None or flight.scheduled_guess is not None or flight.first is None:
-                continue
-            if flight.silent or not flight.metered_work:
-                continue
-            if streams is None:
-                streams = [one for one in flights if len(one.ticks) > 1 and one.told_by_its_tokens]
-            self._guess(flight, flight.first, streams, pace)
+        new = [
+            one for one in flights if one.scheduled_guess is None and one.scheduled is None and one.first is not None
+        ]
+        new = [one for one in new if one.metered_work and not one.silent]
+        if new:
+            streams = [one for one in flights if len(one.ticks) > 1 and one.told_by_its_tokens]
+            streams.sort(key=_begun)
+            begun = [*map(_begun, streams)]
+            for flight in new:
+                # Who began but just before it is the likeliest to have gone on until its first token.
+                began = bisect_left(begun, flight.start)
+                self._guess(flight, _begun(flight), streams[max(0, began - ASKED) : began][::-1], pace)
 
-    def _guess(self, flight: Flight, first: Nanoseconds, streams: Iterable[Flight], pace: Pace) -> None:
+    def _guess(self, flight: Flight, first: Nanoseconds, streams: Sequence[Flight], pace: Pace) -> None:
         start = flight.start
-        beside = (one for one in islice(streams, ASKED) if one.ticks.times[0] < start and first <= one.ticks.times[-1])
-        clocks = [_Clock(one, start, first, pace) for one in islice(beside, BELIEVED)]
+        beside = (one for one in streams if one.ticks.times[0] < start and first <= one.ticks.times[-1])
+        clocks = [_Clock(one, start, first, pace) for one in islice(beside, BELIEVED if len(streams) < ASKED else 1)]
         if not clocks:
             return
         steps = sum(clock.steps for clock in clocks) / len(clocks)
@@ -55,6 +59,10 @@ class TakingUp:
             read = min(read, max(1, ceil(flight.computed / flight.prompts / self._chunk.tokens)))
         begun = sum(clock.before(read) for clock in clocks) / len(clocks)
         flight.scheduled_guess = Nanoseconds(max(flight.sent, round(begun) - flight.lag))
+
+
+def _begun(flight: Flight) -> Nanoseconds:
+    return flight.sent if flight.first is None else flight.first
 
 
 class _Clock:
@@ -72,14 +80,19 @@ class _Clock:
 
         One of those nearest to it: that at the end of the longest step, because a prompt makes a step long.
         """
-        later = bisect_left(self._times, first)
-        near = [tick for tick in (later - 1, later, later + 1) if 0 < tick < len(self._times)]
-        within = [tick for tick in near if abs(self._times[tick] - first) <= self._step_ns(tick) / 2]
-        return max(within, key=self._step_ns) if within else min(near, key=lambda tick: abs(self._times[tick] - first))
-
-    def _step_ns(self, tick: int) -> float:
-        gained = self._tokens[tick] - self._tokens[tick - 1]
-        return (self._times[tick] - self._times[tick - 1]) * self._per_step / gained if gained > 0 else 0.0
+        times, tokens = self._times, self._tokens
+        later = bisect_left(times, first)
+        found, longest, nearest = later, 0.0, abs(times[later] - first)
+        for tick in (later - 1, later, later + 1):
+            if 0 < tick < len(times):
+                length, away = times[tick] - times[tick - 1], abs(times[tick] - first)
+                step = length * self._per_step / max(1, tokens[tick] - tokens[tick - 1])
+                # One that is too far off for its step is taken only where all are.
+                if 2 * away <= step and step > longest:
+                    found, longest = tick, step
+                elif not longest and away < nearest:
+                    found, nearest = tick, away
+        return found
 
     def before(self, steps: int) -> float:
         """The instant that is so many steps before the first token, or when the prompt was sent."""

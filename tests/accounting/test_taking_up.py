@@ -6,12 +6,13 @@ from random import Random
 
 import pytest
 
+from proxy.accounting.engine_view import CROWD, EngineView
 from proxy.accounting.flight import Flight
 from proxy.accounting.step_clock import ONE_BY_ONE, Pace
 from proxy.accounting.steps import Computed
 from proxy.accounting.taking_up import TakingUp
 from proxy.accounting.units import MILLISECOND
-from tests.accounting.flights import ms
+from tests.accounting.flights import WEIGHTS, ms
 from tests.accounting.scripted import Engine
 
 
@@ -162,3 +163,16 @@ def test_of_an_answer_in_one_piece_nobody_knows_its_first_token() -> None:
 
     assert silent.scheduled_guess is None
     assert tokenize.scheduled_guess is None
+
+
+@pytest.mark.parametrize("experts", [0.0, 2.0], ids=["dense", "mixture"])
+@pytest.mark.parametrize("others", [2, 2 * CROWD], ids=["few", "crowd"])
+def test_in_a_crowd_only_the_experts_of_a_mixture_are_worth_asking_for(others: int, experts: float) -> None:
+    """There the place of a prompt within a second decides little, and a thousand a second would be asked about."""
+    engine = beside()
+    reads(engine, "prompt", 1500, chunks=1, waits=5)
+    for number in range(others):
+        engine.send(f"waiting{number}")
+    EngineView().taken_up(list(engine.flights.values()), replace(WEIGHTS, experts=experts, touched=0.1))
+
+    assert (engine.flights["prompt"].scheduled_guess is None) == (others > CROWD and not experts)
