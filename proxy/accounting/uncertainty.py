@@ -13,8 +13,8 @@ The relative part is a standard deviation made of what can be wrong about a shar
 The absolute part is the meter's gain: common to all figures of that meter, and no average makes it smaller.
 Source of the terms: research on energy attribution (ensemble of weights, part-time sensing, edges). Their sizes were
 set in simulation, grades A and B only, against per-step Shapley values: there two standard deviations hold 19 of 20
-requests and more, short or long, also with most physics that the rule does not assume and with unseen traffic; of a
-mixture of experts in grade B they hold about 9 of 10. No GPU and no external meter has confirmed them.
+requests and more, short or long, also with physics that the rule does not assume and with unseen traffic. No GPU and no
+external meter has confirmed them.
 """
 
 from collections.abc import Iterable, Sequence
