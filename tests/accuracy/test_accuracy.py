@@ -61,8 +61,10 @@ LIMITS = {
 }
 TENANT_BAR, TENANT_HELD = 2.0, 2.0
 """The worst tenant's error in percent, at 4 and at 28 on the rule's own physics."""
-TOKENS_AT_4, TOKENS_AT_28 = 13.0, 22.0
-"""Plain token share is at least so wrong (about 18 and 27 in the whole bench), or the bench would be too easy."""
+TOKENS_AT_4, TOKENS_AT_28 = 14.0, 22.0
+"""Plain token share is at least so wrong (about 15 and 27 in the whole bench), or the bench would be too easy. At 4 this
+is the whole bench's own cell: shorter ones scatter about what research says."""
+WHOLE_4 = Scenario(concurrency=4, learning_s=0.0)
 HARD = [
     replace(COLD_4, shorter=6, draft=3, physics="moe"),
     replace(COLD_4, shorter=6, blocks=1_500, physics="drift", board="averaged"),
@@ -177,7 +179,7 @@ def test_plain_token_share_is_wrong_by_what_research_says() -> None:
     """
     About 14 % at concurrency 4 and 28 % in a full batch, or the bench would be too easy.
     """
-    assert wape(play(AT_4), "tokens") > TOKENS_AT_4
+    assert wape(play(WHOLE_4), "tokens") > TOKENS_AT_4
     assert wape(play(AT_28), "tokens") > TOKENS_AT_28
 
 
