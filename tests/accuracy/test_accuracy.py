@@ -62,8 +62,8 @@ LIMITS = {
 TENANT_BAR, TENANT_HELD = 2.0, 2.0
 """The worst tenant's error in percent, at 4 and at 28 on the rule's own physics."""
 TOKENS_AT_4, TOKENS_AT_28 = 14.0, 22.0
-"""Plain token share is at least so wrong (about 15 and 27 in the whole bench), or the bench would be too easy. At 4 this
-is the whole bench's own cell: shorter ones scatter about what research says."""
+"""Plain token share is at least so wrong (about 15 and 25 in the whole bench), or the bench would be too easy. At 4 it
+is asked of the whole bench's own cell: shorter ones scatter about what research says."""
 WHOLE_4 = Scenario(concurrency=4, learning_s=0.0)
 HARD = [
     replace(COLD_4, shorter=6, draft=3, physics="moe"),
