@@ -148,6 +148,18 @@ class Engine:
         self.at += pause_ms
 
 
+def decoding(streams: int) -> Engine:
+    """An engine in which so many, d0 and on, have decoded since 10 ms, a step every ten milliseconds, until 210 ms."""
+    engine = Engine()
+    rows = [f"d{number}" for number in range(streams)]
+    for row in rows:
+        engine.send(row)
+    engine.run(*(Computed(row, 0, 100, 0) for row in rows))
+    engine.token(*rows)
+    engine.decode(*rows, times=20)
+    return engine
+
+
 @dataclass
 class Outcome:
     """A script that has been paid for: the group, and the bills by row."""

@@ -13,11 +13,10 @@ from proxy.accounting.crowd import Crowd
 from proxy.accounting.experts import Streamed, shares
 from proxy.accounting.reconstruction import reconstruct
 from proxy.accounting.step_clock import ONE_BY_ONE
-from proxy.accounting.steps import Computed
 from proxy.accounting.taking_up import TakingUp
 from proxy.accounting.weights import Weights
 from tests.accounting.flights import WEIGHTS, ms
-from tests.accounting.scripted import Engine, book_of
+from tests.accounting.scripted import Engine, book_of, decoding
 
 touched_drawn = st.floats(0.005, 1.0)
 
@@ -93,13 +92,8 @@ def mixture(touched: float) -> Weights:
 
 def crowd(decoders: int, *, chunks: int = 0, waits: float = 0.0) -> Engine:
     """So many decode from 0.1 s on; from 0.21 s on one reads its prompt beside them in chunks, and then decodes too."""
-    engine = Engine()
-    rows = [f"d{number}" for number in range(decoders)]
-    for row in rows:
-        engine.send(row)
-    engine.run(*(Computed(row, 0, 100, 0) for row in rows))
-    engine.token(*rows)
-    engine.decode(*rows, times=20)
+    engine = decoding(decoders)
+    rows = [*engine.flights]
     if chunks:
         engine.send("reader", prompt=512 * chunks).sent = ms(engine.at - waits)
         engine.prefill("reader", 512 * chunks, *rows, steps=chunks)

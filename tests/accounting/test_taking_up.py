@@ -9,23 +9,10 @@ import pytest
 from proxy.accounting.engine_view import CROWD, EngineView
 from proxy.accounting.flight import Flight
 from proxy.accounting.step_clock import ONE_BY_ONE, Pace
-from proxy.accounting.steps import Computed
 from proxy.accounting.taking_up import TakingUp
 from proxy.accounting.units import MILLISECOND
 from tests.accounting.flights import WEIGHTS, ms
-from tests.accounting.scripted import Engine
-
-
-def beside(streams: int = 1) -> Engine:
-    """An engine in which so many have decoded for a while, a step every ten milliseconds."""
-    engine = Engine()
-    rows = [f"d{number}" for number in range(streams)]
-    for row in rows:
-        engine.send(row)
-    engine.run(*(Computed(row, 0, 100, 0) for row in rows))
-    engine.token(*rows)
-    engine.decode(*rows, times=20)
-    return engine
+from tests.accounting.scripted import Engine, decoding
 
 
 def reads(engine: Engine, row: str, tokens: int, *, chunks: int, waits: float = 0.0) -> float:
@@ -50,7 +37,7 @@ def guessed(engine: Engine, *, taking_up: TakingUp | None = None, pace: Pace = O
 @pytest.mark.parametrize("waits", [0.5, 3, 7.5])
 def test_a_prompt_that_awaits_the_end_of_a_step_is_taken_up_at_it(waits: float, chunks: int, streams: int) -> None:
     """Its own first token came a whole number of steps after it."""
-    engine = beside(streams)
+    engine = decoding(streams)
     began = reads(engine, "prompt", 2048 * chunks, chunks=chunks, waits=waits)
     guessed(engine)
 
@@ -59,7 +46,7 @@ def test_a_prompt_that_awaits_the_end_of_a_step_is_taken_up_at_it(waits: float, 
 
 def test_without_a_stream_beside_it_nothing_is_guessed() -> None:
     """Neither of the first prompt of all, nor of one whose neighbour began later than itself."""
-    engine = beside()
+    engine = decoding(1)
     guessed(engine)
 
     assert engine.flights["d0"].scheduled_guess is None
@@ -67,7 +54,7 @@ def test_without_a_stream_beside_it_nothing_is_guessed() -> None:
 
 def test_nothing_is_guessed_before_the_stream_beside_it_has_gone_on() -> None:
     """As long as it has no token from after the prompt's, it may be one that stalls; it is asked again."""
-    engine = beside()
+    engine = decoding(1)
     engine.send("prompt", prompt=500).sent = ms(engine.at - 4)
     engine.at += 40
     engine.token("prompt")
@@ -81,7 +68,7 @@ def test_nothing_is_guessed_before_the_stream_beside_it_has_gone_on() -> None:
 
 def test_what_the_engine_says_goes_first() -> None:
     """A queue time that it told is not a guess."""
-    engine = beside()
+    engine = decoding(1)
     reads(engine, "prompt", 500, chunks=1, waits=5)
     engine.flights["prompt"].scheduled = ms(engine.at - 1000)
     guessed(engine)
@@ -91,7 +78,7 @@ def test_what_the_engine_says_goes_first() -> None:
 
 def test_a_prompt_is_not_taken_up_before_it_was_sent() -> None:
     """However unevenly the stream's tokens come."""
-    engine = beside()
+    engine = decoding(1)
     engine.send("prompt", prompt=500).sent = ms(engine.at + 2)
     engine.prefill("prompt", 500, "d0")
     engine.decode("d0", times=5)
@@ -102,7 +89,7 @@ def test_a_prompt_is_not_taken_up_before_it_was_sent() -> None:
 
 def test_a_prompt_that_awaits_others_is_read_in_as_few_steps_as_its_chunks() -> None:
     """Once it is known how many tokens a step computes: before that, the steps of others are taken for its own."""
-    engine, taking_up = beside(), TakingUp()
+    engine, taking_up = decoding(1), TakingUp()
     for number in range(30):
         reads(engine, f"early{number}", 2048 * (1 + number % 3), chunks=1 + number % 3, waits=5)
     guessed(engine, taking_up=taking_up)
@@ -123,7 +110,7 @@ def test_tokens_that_come_unevenly_move_it_by_little() -> None:
     """By less than the steps beside it, in most cases: a prompt makes its step long, which shows."""
     off = []
     for seed in range(50):
-        draws, engine = Random(seed), beside(3)
+        draws, engine = Random(seed), decoding(3)
         began = reads(engine, "prompt", 1500, chunks=1, waits=draws.uniform(1, 9))
         for flight in engine.flights.values():
             times = [at + draws.gauss(0, 3) * MILLISECOND for at in flight.ticks.times]
@@ -140,7 +127,7 @@ def test_a_stream_that_gains_several_tokens_a_step_shows_steps_all_the_same(
     sequences: int, tokens_per_step: float
 ) -> None:
     """Several answers to one prompt, and drafted tokens."""
-    engine = beside()
+    engine = decoding(1)
     began = reads(engine, "prompt", 3000, chunks=2, waits=5)
     stream = engine.flights["d0"]
     gains = sequences * tokens_per_step
@@ -153,7 +140,7 @@ def test_a_stream_that_gains_several_tokens_a_step_shows_steps_all_the_same(
 
 def test_of_an_answer_in_one_piece_nobody_knows_its_first_token() -> None:
     """Nor of an embedding, nor of what does no work: all that is left as it is."""
-    engine = beside()
+    engine = decoding(1)
     silent = engine.send("silent", silent=True)
     silent.first = ms(engine.at + 30)
     tokenize = Flight("t", "t", ms(engine.at), metered_work=False, first=ms(engine.at + 30))
@@ -169,7 +156,7 @@ def test_of_an_answer_in_one_piece_nobody_knows_its_first_token() -> None:
 @pytest.mark.parametrize("others", [2, 2 * CROWD], ids=["few", "crowd"])
 def test_in_a_crowd_only_the_experts_of_a_mixture_are_worth_asking_for(others: int, experts: float) -> None:
     """There the place of a prompt within a second decides little, and a thousand a second would be asked about."""
-    engine = beside()
+    engine = decoding(1)
     reads(engine, "prompt", 1500, chunks=1, waits=5)
     for number in range(others):
         engine.send(f"waiting{number}")
