@@ -141,15 +141,16 @@ class Divider:
     def _activity(self, span: Span, flights: list[Flight], logged: bool) -> Activity:
         if logged:
             return self._steps.activity(span, flights, self.weights)
+        return self._inferred(span, self._engine.taken_up(flights, self.weights))
+
+    def _inferred(self, span: Span, held: list[Flight]) -> Activity:
         engine = self._engine
-        held = engine.taken_up(flights, self.weights)
         return reconstruct(
             span, held, weights=self.weights, unseen=engine.unseen, pace=engine.pace, engines=engine.engines
         )
 
-    # Of several meters each sees a part of the same work; the fit must see all of it.
-
     def _look(self, looks: list[Look]) -> None:
+        # Of several meters each sees a part of the same work; the fit must see all of it.
         for look in looks:
             self.fit.looked(look.work, look.energy_uj * self._meters, look.span_ns, look.noise)
 
@@ -166,11 +167,12 @@ class Divider:
             return
         for part in parts:
             span = Span(Nanoseconds(part.start + late), Nanoseconds(part.end + late))
-            inside = self._activity(span, activity.flights, logged=False)
+            inside = self._inferred(span, activity.flights)
             active = Microjoules(part.energy - idle_energy(part, inside.covered_ns, state.idle.watts))
             self._take_in(inside, active, part)
 
     def _take_in(self, activity: Activity, active: Microjoules, window: Window) -> None:
+        """Of one meter's window all its work, and what that cost on all meters (see _look)."""
         length = Nanoseconds(window.end - window.start)
         self.fit.observe(activity.total(), active * self._meters, length)
 

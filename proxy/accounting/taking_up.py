@@ -33,7 +33,7 @@ class TakingUp:
     def guess(self, flights: Sequence[Flight], pace: Pace) -> None:
         """Sets when those were taken up whose first token came and who had a stream beside them all the while."""
         new = [
-            one for one in flights if one.scheduled_guess is None and one.scheduled is None and one.first is not None
+            one for one in flights if one.first is not None and one.scheduled_guess is None and one.scheduled is None
         ]
         new = [one for one in new if one.metered_work and not one.silent]
         if new:
