@@ -12,7 +12,7 @@ Source of the rule: research on energy attribution, two servers on one GPU (6.6)
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from proxy.accounting.activity import Activity, union
+from proxy.accounting.activity import Work, union
 from proxy.accounting.attribution import apportion, idle_energy, predicted
 from proxy.accounting.divider import Given
 from proxy.accounting.group import WORK_A_PASS, Group
@@ -20,6 +20,7 @@ from proxy.accounting.meter_state import MeterState, Ripe
 from proxy.accounting.samples import Sample, Timeline, Window
 from proxy.accounting.uncertainty import PLACEMENT
 from proxy.accounting.units import Microjoules, Nanoseconds, joules
+from proxy.accounting.weights import Weights
 
 PART_DOUBT = PLACEMENT["D"]
 """Relative standard deviation of a group's part, common to all its figures: assumed, as for all of grade D."""
@@ -54,27 +55,39 @@ class Part(MeterState):
 
 
 class Worth:
-    """Measured over predicted joules of each group while it alone worked, as ratios of fading sums."""
+    """Measured over predicted joules of each group while it alone worked, as ratios of fading sums.
+
+    Kept is the work, not what was predicted of it then: weights are learnt, and the ratio must fit those in use.
+    """
 
     def __init__(self, groups: int) -> None:
         self._measured = [0.0] * groups
-        self._predicted = [0.0] * groups
+        self._done = [Work() for _ in range(groups)]
         self._windows = [0] * groups
 
-    def learn(self, group: int, measured_j: float, predicted_j: float) -> None:
+    def learn(self, group: int, measured_j: float, work: Work) -> None:
         """Takes in a window in which only this group worked."""
+        known = Work()
+        known.add_part(self._done[group], FADE)
+        known.add_part(work, 1.0)
         self._measured[group] = FADE * self._measured[group] + measured_j
-        self._predicted[group] = FADE * self._predicted[group] + predicted_j
+        self._done[group] = known
         self._windows[group] += 1
 
-    def of(self, predicted_j: Sequence[float]) -> list[float]:
+    def of(self, works: Sequence[Work], weights: Sequence[Weights]) -> list[float]:
         """Predicted joules at their worth; a group that is not known yet counts like the mean of those that are."""
+        forecast = [_predicted_j(work, own) for work, own in zip(works, weights, strict=True)]
         known = [i for i, windows in enumerate(self._windows) if windows >= FEWEST_ALONE and self._measured[i] > 0]
         if not known:
-            return list(predicted_j)
-        mean = sum(self._measured[i] for i in known) / sum(self._predicted[i] for i in known)
-        worth = [self._measured[i] / self._predicted[i] if i in known else mean for i in range(len(predicted_j))]
-        return [one * own for one, own in zip(worth, predicted_j, strict=True)]
+            return forecast
+        told = {i: _predicted_j(self._done[i], weights[i]) for i in known}
+        mean = sum(self._measured[i] for i in known) / sum(told.values())
+        worth = [self._measured[i] / told[i] if i in known else mean for i in range(len(works))]
+        return [one * own for one, own in zip(worth, forecast, strict=True)]
+
+
+def _predicted_j(work: Work, weights: Weights) -> float:
+    return sum(predicted(work, weights))
 
 
 class Board:
@@ -138,18 +151,16 @@ class Board:
         asleep = not any(group.engine.busy for group in self._groups)
         self.whole.idle.ran(window, nothing=not covered and asleep)
         active = Microjoules(window.energy - idle)
-        forecast = [_predicted_j(activity, group) for activity, group in zip(activities, self._groups, strict=True)]
-        claims = [self._worth.of(forecast), [float(a.covered_ns) for a in activities], [1.0] * len(activities)]
+        works = [activity.total() for activity in activities]
+        forecast = self._worth.of(works, [group.divider.weights for group in self._groups])
+        claims = [forecast, [float(a.covered_ns) for a in activities], [1.0] * len(activities)]
         actives = apportion(active, next(claim for claim in claims if sum(claim) > 0))
         alone = sum(activity.covered_ns > 0 for activity in activities) == 1
         if alone and sum(forecast) > 0:
-            self._worth.learn(forecast.index(max(forecast)), joules(active), max(forecast))
+            only = forecast.index(max(forecast))
+            self._worth.learn(only, joules(active), works[only])
         for activity, own, even in zip(activities, actives, self._evenly(idle), strict=True):
             yield Microjoules(own + even), Given(activity, even, alone)
 
     def _evenly(self, energy: int) -> list[Microjoules]:
         return apportion(energy, [1.0] * len(self._groups))
-
-
-def _predicted_j(activity: Activity, group: Group) -> float:
-    return sum(predicted(activity.total(), group.divider.weights))
