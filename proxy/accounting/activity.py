@@ -84,6 +84,7 @@ class Activity:
 
     strangers: traffic of the same engine that did not come through here. covered_ns: time in which something ran,
     covered: the same in spans that do not meet. logged: taken from the engine's step log, not inferred.
+    clocked: streams show the engine's steps all the time.
     """
 
     flights: list[Flight] = field(default_factory=list)
@@ -92,6 +93,7 @@ class Activity:
     covered_ns: int = 0
     logged: bool = False
     covered: tuple[Span, ...] = ()
+    clocked: bool = False
 
     def total(self) -> Work:
         """Sum over everybody."""

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-from proxy.accounting.fitting import TERMS
-from proxy.accounting.ridge import NARROWEST, WIDEST, inverse, solve
+from proxy.accounting.ridge import NARROWEST, WIDEST, dot, inverse, solve_near
+from proxy.accounting.terms import TERMS
 
 STIFFNESS = (10.0, 20.0, 5.0, 40.0, 5.0, 5.0)
 """As in `fitting`, but a designed load tells decode and context apart."""
@@ -59,11 +59,11 @@ class Design:
 
     def factors(self, held: frozenset[int], noise: float, *, free: bool = False) -> list[float]:
         """Of all terms; those held, and those that never ran, are the scale. free: the prior holds nothing else."""
-        found = solve(
+        found = solve_near(
             [[value / noise**2 for value in row] for row in self._square],
             [value / noise**2 for value in self._cross],
             [HELD if i in held else FREE if free else STIFFNESS[i] for i in self.used],
-            scale=self.scale,
+            [self.scale] * len(self.used),
             start=[self.scale] * len(self.used),
             sweeps=SWEEPS,
             region=ANYWHERE if free else (NARROWEST, WIDEST),
@@ -161,8 +161,3 @@ def held_out(rows: Rows, repeats: Sequence[int], fit: Fitted) -> tuple[float, fl
                 missed.append(abs(dot(factors, row) - 1))
                 plain.append(abs(known.scale * sum(row) - 1))
     return sum(missed) / len(missed), sum(plain) / len(plain)
-
-
-def dot(left: Sequence[float], right: Sequence[float]) -> float:
-    """Sum of products."""
-    return sum(a * b for a, b in zip(left, right, strict=True))

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from proxy.accounting.activity import Work
-from proxy.accounting.batch_fit import Design, Fitted, dot, fitted, fitted_freely, held_out
-from proxy.accounting.fitting import TERMS, terms_of
+from proxy.accounting.batch_fit import Design, Fitted, fitted, fitted_freely, held_out
+from proxy.accounting.ridge import dot
+from proxy.accounting.terms import TERMS, terms_of
 from proxy.accounting.weights import Weights
 
 WRONG = 0.08

@@ -58,6 +58,11 @@ class Crowd:
             self._hidden.append(hidden)
 
     @property
+    def shown(self) -> bool:
+        """Whether streams show the engine's steps all the time."""
+        return not self._hidden[-1]
+
+    @property
     def covered(self) -> tuple[Span, ...]:
         """When there was anybody."""
         return union(pair for pair, part in zip(pairwise(self.edges), self._parts, strict=True) if part > 0)

@@ -117,6 +117,8 @@ class Divider:
         """What the sensor saw of single steps, when the window's energy was used, and who worked then."""
         polled = Span(window.start, window.end)
         logged = self._steps.covers(polled, flights)
+        for work, lasted in self._steps.ended(polled, self.weights) if logged else ():
+            self.fit.ran(work, lasted)
         curve = self._steps.curve(polled, self.weights) if logged else None
         looks, time = state.worth.looked(window.moves, curve), state.worth.time_of(window)
         if curve is None:
@@ -173,8 +175,10 @@ class Divider:
 
     def _take_in(self, activity: Activity, active: Microjoules, window: Window) -> None:
         """Of one meter's window all its work, and what that cost on all meters (see _look)."""
-        length = Nanoseconds(window.end - window.start)
-        self.fit.observe(activity.total(), active * self._meters, length)
+        work, length = activity.total(), Nanoseconds(window.end - window.start)
+        if activity.clocked and not activity.logged:
+            self.fit.ran(work, Nanoseconds(activity.covered_ns))
+        self.fit.observe(work, active * self._meters, length)
 
     def _judge(self, result: Split) -> None:
         predicted_j = result.predicted_j / self._meters

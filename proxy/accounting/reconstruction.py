@@ -84,7 +84,7 @@ def reconstruct(
     reading = reading_of(window, crowd, present, weights, pace)
     works = [work_of(flight, end - start, reading) for flight, (start, end) in held]
     unknown = strangers.works(crowd, weights, pace, present, reading.streamed)
-    return Activity(present, works, unknown, crowd.covered_ns, covered=crowd.covered)
+    return Activity(present, works, unknown, crowd.covered_ns, covered=crowd.covered, clocked=crowd.shown)
 
 
 def reading_of(window: Span, crowd: Crowd, present: Iterable[Flight], weights: Weights, pace: Pace) -> Reading:

@@ -1,8 +1,8 @@
-"""Ridge regression towards a scale, inside a trust region: the solver behind what is learnt about weights.
+"""Ridge regression towards aims, inside a box: the solver behind what is learnt about weights.
 
-Minimises  m' A m - 2 b' m + sum_k lambda_k * (m_k/g - 1)^2  over factors m with g * NARROWEST <= m_k <= g * WIDEST,
-where A and b are normal equations and g is the scale that all factors have in common. Coordinate descent: the function
-is convex and the region a box, so each sweep comes nearer to the one minimum.
+Minimises  m' A m - 2 b' m + sum_k h_k * (m_k - a_k)^2  over factors m within bounds: A and b are normal equations, a
+the aims and h how firmly each is held to its own. Coordinate descent: the function is convex and the region a box,
+so each sweep comes nearer to the one minimum.
 """
 
 from collections.abc import Sequence
@@ -10,33 +10,49 @@ from collections.abc import Sequence
 NARROWEST, WIDEST = 1 / 3, 3.0
 """Trust region: so far from the common scale a factor may be."""
 SETTLED = 1e-7
-"""A sweep that moves nothing by more than this part of the scale is the last."""
+"""A sweep that moves nothing by more than this part of the largest factor is the last."""
 
 
 def solve(
     square: Sequence[Sequence[float]],
     cross: Sequence[float],
-    stiffness: Sequence[float],
+    held: Sequence[float],
+    aims: Sequence[float],
     *,
-    scale: float,
+    bounds: Sequence[tuple[float, float]],
+    start: Sequence[float],
+    sweeps: int,
+) -> list[float]:
+    """The factors after at most `sweeps` sweeps from `start`. held: above 0 each."""
+    factors = list(start)
+    for _ in range(sweeps):
+        moved = 0.0
+        for i, (firmly, aim, (low, high)) in enumerate(zip(held, aims, bounds, strict=True)):
+            others = sum(square[i][j] * m for j, m in enumerate(factors) if j != i)
+            best = (cross[i] - others + firmly * aim) / (square[i][i] + firmly)
+            best = min(high, max(low, best))
+            moved = max(moved, abs(best - factors[i]))
+            factors[i] = best
+        if moved <= SETTLED * max(map(abs, factors)):
+            break
+    return factors
+
+
+def solve_near(
+    square: Sequence[Sequence[float]],
+    cross: Sequence[float],
+    stiffness: Sequence[float],
+    aims: Sequence[float],
+    *,
     start: Sequence[float],
     sweeps: int,
     region: tuple[float, float] = (NARROWEST, WIDEST),
 ) -> list[float]:
-    """The factors after at most `sweeps` sweeps from `start`. stiffness: lambda, above 0 each."""
+    """The same with lambda_k * (m_k/a_k - 1)^2 for what holds the factors, and a region around the aims."""
     low, high = region
-    factors = list(start)
-    for _ in range(sweeps):
-        moved = 0.0
-        for i, held in enumerate(stiffness):
-            others = sum(square[i][j] * m for j, m in enumerate(factors) if j != i)
-            best = (cross[i] - others + held / scale) / (square[i][i] + held / scale**2)
-            best = min(high * scale, max(low * scale, best))
-            moved = max(moved, abs(best - factors[i]))
-            factors[i] = best
-        if moved <= SETTLED * scale:
-            break
-    return factors
+    held = [firmly / aim**2 for firmly, aim in zip(stiffness, aims, strict=True)]
+    bounds = [(low * aim, high * aim) for aim in aims]
+    return solve(square, cross, held, aims, bounds=bounds, start=start, sweeps=sweeps)
 
 
 def inverse(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
@@ -50,3 +66,8 @@ def inverse(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
             if j != i and other[i]:
                 rows[j] = [value - other[i] * own for value, own in zip(other, row, strict=True)]
     return [row[size:] for row in rows]
+
+
+def dot(left: Sequence[float], right: Sequence[float]) -> float:
+    """Sum of products."""
+    return sum(a * b for a, b in zip(left, right, strict=True))

@@ -5,7 +5,7 @@ the step after it. Whoever cannot be joined to a request did not come through he
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import Literal
 
@@ -196,6 +196,13 @@ class StepBook:
             return None
         return PowerCurve((log.works(weights) for log in self._logs.values()), weights)
 
+    def ended(self, window: Span, weights: Weights) -> Iterator[tuple[Work, Nanoseconds]]:
+        """The steps that ended in a window: all their work, and how long they lasted."""
+        for log in self._logs.values():
+            for step, work in log.works(weights):
+                if window.start < step.end <= window.end:
+                    yield work, Nanoseconds(step.end - step.start)
+
     def activity(
         self, window: Span, flights: Iterable[Flight], weights: Weights, worth: Mapping[StepName, float] = {}
     ) -> Activity:
@@ -224,7 +231,8 @@ class StepBook:
             stranger.add(work)
         covered = union(occupied)
         lasted = sum(span.length for span in covered)
-        return Activity(present, works, [stranger] if stranger.steps else [], lasted, logged=True, covered=covered)
+        strangers = [stranger] if stranger.steps else []
+        return Activity(present, works, strangers, lasted, logged=True, covered=covered)
 
     def _by_row(self, found: Mapping[str, Work]) -> tuple[dict[str, Work], Work]:
         """The work of each request's sequences together, and of those that are nobody's here."""

@@ -8,12 +8,12 @@ step 1.4 times the time its bytes take at full bandwidth plus 0.2 ms, 30 µs per
 """
 
 from dataclasses import dataclass, field
-from math import floor, pow
+from math import floor, pow, sqrt
 
 from proxy.accounting.gpus import H100, Gpu
 from proxy.accounting.model_shape import LLAMA_8B, ModelShape
 
-__all__ = ["LLAMA_8B", "SKINNY_MATMUL", "ModelShape", "Weights", "roofline_prior"]
+__all__ = ["LLAMA_8B", "SKINNY_MATMUL", "ModelShape", "Roofline", "Weights", "roofline_prior"]
 
 ATTENTION = 1.5
 """A FLOP of attention costs more than one of a matrix product: its kernels reach between half and all of their rate."""
@@ -24,6 +24,34 @@ STREAMING = 1.4
 LAUNCH_S = 0.2e-3
 POSITION_S = 30e-6
 """Seconds that a position adds to a step of Llama-3.1-8B on an H100."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """What the joules of a prior take for granted: how long its work lasts, and the power of any longer time.
+
+    step, experts, prefill, attention, decode, context: seconds for the unit of the weight of that name.
+    static_w, limit_w: watts while busy that do not depend on the work, and the power limit, of all boards together.
+    """
+
+    step: float
+    experts: float
+    prefill: float
+    attention: float
+    decode: float
+    context: float
+    static_w: float
+    limit_w: float
+
+    @property
+    def middle_w(self) -> float:
+        """Watts of time of which nothing else is known."""
+        return (self.static_w + self.limit_w) / 2
+
+    @property
+    def doubt_w(self) -> float:
+        """Standard deviation of a power that may be anywhere between the two."""
+        return (self.limit_w - self.static_w) / sqrt(12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +67,7 @@ class Weights:
     one token is sent to.
     window: length in tokens of sliding-window attention. windowed: fraction of the layers that have it.
     measured: told by a meter, in a calibration or since, not computed from data sheets.
+    roofline: what they take for granted; None for those that were measured.
     """
 
     prefill: float
@@ -53,6 +82,7 @@ class Weights:
     window: int | None = None
     windowed: float = 0.0
     measured: bool = field(default=False, compare=False)
+    roofline: Roofline | None = field(default=None, compare=False)
 
     def context_of(self, length: float) -> float:
         """Context tokens that a position with `length` tokens before it reads, as a mean over the layers."""
@@ -99,7 +129,9 @@ def roofline_prior(shape: ModelShape, gpu: Gpu = H100, *, gpus: int = 1) -> Weig
     always = shape.weight_bytes - shape.expert_bytes
     joules_per_expert_byte = gpu.joules_per_byte + gpu.static_w * gpus * STREAMING / bytes_per_s
     empty_s = STREAMING * always / bytes_per_s + LAUNCH_S
+    experts_s = STREAMING * shape.expert_bytes / bytes_per_s
     pace = H100.flop_per_s / (gpu.flop_per_s * gpu.speed(shape.arithmetic) * gpus)
+    token_s = POSITION_S * shape.active_parameters / LLAMA_8B.active_parameters * pace
     flop_joules = gpu.flop_joules(shape.arithmetic)
     return Weights(
         prefill=flop_joules * 2 * (shape.active_parameters - shape.head_parameters),
@@ -107,10 +139,20 @@ def roofline_prior(shape: ModelShape, gpu: Gpu = H100, *, gpus: int = 1) -> Weig
         decode=flop_joules * 2 * shape.active_parameters * SKINNY_MATMUL,
         context=gpu.joules_per_byte * shape.kv_bytes_per_token + gpu.joules_per_flop * shape.absorbed_flops,
         step=gpu.joules_per_byte * always + gpu.static_w * gpus * empty_s,
-        step_s=empty_s + STREAMING * shape.touched * shape.expert_bytes / bytes_per_s,
-        token_s=POSITION_S * shape.active_parameters / LLAMA_8B.active_parameters * pace,
+        step_s=empty_s + shape.touched * experts_s,
+        token_s=token_s,
         experts=joules_per_expert_byte * shape.expert_bytes,
         touched=shape.touched,
         window=shape.window,
         windowed=shape.windowed,
+        roofline=Roofline(
+            step=empty_s,
+            experts=experts_s,
+            prefill=token_s,
+            attention=ATTENTION * shape.attention_flops / (gpu.flop_per_s * gpus),
+            decode=token_s,
+            context=shape.kv_bytes_per_token / bytes_per_s,
+            static_w=gpu.static_w * gpus,
+            limit_w=gpu.tdp_w * gpus,
+        ),
     )

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from proxy.accounting.fitting import TERMS
+from proxy.accounting.terms import TERMS
 from proxy.accounting.weights import Weights
 from proxy.errors import ConfigurationError
 
@@ -25,7 +25,7 @@ _HEAD = "# Energy weights, written by `jouleproxy calibrate`.\n"
 _ABOVE_ZERO = {"prefill", "decode", "step", "step_s"}
 _FRACTIONS = {"touched", "windowed"}
 _MAY_BE_LEFT_OUT = {"window", "driver"}
-_NOT_WRITTEN = {"measured"}
+_NOT_WRITTEN = {"measured", "roofline"}
 """What is in a file has been measured."""
 
 

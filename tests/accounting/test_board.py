@@ -20,6 +20,7 @@ from proxy.accounting.flight import Flight
 from proxy.accounting.group import Group
 from proxy.accounting.samples import Sample, Timeline
 from proxy.accounting.steps import Computed
+from proxy.accounting.terms import TERMS
 from proxy.accounting.uncertainty import doubts
 from proxy.accounting.units import Microjoules, Nanoseconds
 from proxy.accounting.unseen import EngineCounters
@@ -219,8 +220,9 @@ def test_the_part_follows_the_predicted_joules() -> None:
 
 def times(weights: Weights, factor: float) -> Weights:
     """Weights that predict so many times as much of everything."""
-    names = ("prefill", "attention", "decode", "context", "step", "experts")
-    return replace(weights, **{name: factor * getattr(weights, name) for name in names})
+    assert weights.roofline is not None
+    static = replace(weights.roofline, static_w=factor * weights.roofline.static_w)
+    return replace(weights, roofline=static, **{name: factor * getattr(weights, name) for name in TERMS})
 
 
 def test_a_prior_that_is_ten_times_too_high_is_found_out_while_each_works_alone() -> None:

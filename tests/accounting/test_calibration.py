@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.accounting.activity import Work
 from proxy.accounting.calibration import Calibrated, Stretch, calibrated
-from proxy.accounting.fitting import TERMS, terms_of
+from proxy.accounting.terms import TERMS, terms_of
 from proxy.accounting.weights import LLAMA_8B, Weights, roofline_prior
 
 PRIOR = roofline_prior(LLAMA_8B)

@@ -1,4 +1,7 @@
-"""What a divided window teaches the fit: reading by reading where work is inferred, and nothing twice."""
+"""What a divided window teaches the fit: reading by reading where work is inferred, and nothing twice.
+
+How long work takes is told where it is known: of every logged step, and where streams show the steps all the time.
+"""
 
 import pytest
 
@@ -17,6 +20,11 @@ class Notebook(Fit):
     def __init__(self) -> None:
         super().__init__(WEIGHTS)
         self.shown: list[tuple[Work, int, int]] = []
+        self.times: list[tuple[Work, int]] = []
+
+    def ran(self, work: Work, busy_ns: Nanoseconds) -> None:
+        self.times.append((work, busy_ns))
+        super().ran(work, busy_ns)
 
     def observe(self, work: Work, active_uj: int, span_ns: Nanoseconds) -> None:
         self.shown.append((work, active_uj, span_ns))
@@ -73,3 +81,31 @@ def test_with_a_step_log_the_fit_is_shown_what_was_divided() -> None:
     notebook, divided = taught(streams(5), logged=True)
 
     assert [(work, energy) for work, energy, _ in notebook.shown] == divided
+
+
+def test_with_a_step_log_the_fit_is_shown_how_long_each_step_took() -> None:
+    """Once, with all the work in it, however the windows cut it."""
+    engine = streams(5)
+    notebook, _ = taught(engine, logged=True)
+
+    assert [busy_ns for _, busy_ns in notebook.times] == [step.end - step.start for step in engine.steps]
+    assert {work.steps for work, _ in notebook.times} == {1.0}
+    assert [work.prefill for work, _ in notebook.times] == [
+        sum(one.prefill for one in step.sequences) for step in engine.steps
+    ]
+
+
+def test_without_one_it_is_shown_so_where_streams_tell_of_the_steps() -> None:
+    """Not of a time in which a prompt is read alone: how much of that was the network nobody knows."""
+    engine = Engine()
+    engine.rest(300)
+    engine.send("alone", prompt=2000)
+    engine.prefill("alone", 2000, steps=40)
+    engine.decode("alone", times=300)
+    engine.end("alone")
+    notebook, _ = taught(engine)
+
+    assert sum(work.prefill for work, _, _ in notebook.shown) == pytest.approx(2000)
+    assert sum(work.prefill for work, _ in notebook.times) < 500
+    assert sum(work.decode for work, _ in notebook.times) > 250
+    assert all(work.steps == pytest.approx(busy_ns / ms(10), rel=0.05) for work, busy_ns in notebook.times)

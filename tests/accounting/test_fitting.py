@@ -8,9 +8,12 @@ import pytest
 
 from proxy.accounting.activity import Work
 from proxy.accounting.attribution import predicted
-from proxy.accounting.fitting import TERMS, TRUSTED_ERROR, Fit, Sliding, Stretch, terms_of
+from proxy.accounting.fitting import TRUSTED_ERROR, Fit
+from proxy.accounting.regression import Sliding, Stretch
 from proxy.accounting.ridge import NARROWEST, WIDEST
 from proxy.accounting.rivals import Judged
+from proxy.accounting.terms import TERMS, terms_of
+from proxy.accounting.units import Nanoseconds
 from proxy.accounting.weights import Weights
 from tests.accounting.flights import WEIGHTS, ms
 
@@ -221,6 +224,21 @@ def test_experts_are_learnt_apart_from_the_fixed_part_only_as_far_as_they_show()
 
     assert fit.in_use
     assert ratio(fit, "step", "decode") == pytest.approx(2, rel=0.3)
+
+
+def test_a_prior_that_forgot_time_is_made_good_before_the_meter_says_so() -> None:
+    """From the first block on, whether the meter's own factors are in use or not; those are around it."""
+    random, fit = Random(7), Fit(WEIGHTS)
+    assert WEIGHTS.roofline is not None
+    for _ in range(100):
+        work = mixed(random)
+        fit.ran(work, Nanoseconds(ms(work.steps * 5 * 6.9) + ms(work.decode * 0.03)))
+        fit.observe(work, round(sum(predicted(work, WEIGHTS)) * 1e6), ms(100))
+
+    assert not fit.in_use
+    assert fit.weights.step / fit.weights.decode > 2 * WEIGHTS.step / WEIGHTS.decode
+    assert fit.prior is WEIGHTS
+    assert not fit.weights.measured
 
 
 def test_windows_without_work_or_energy_teach_nothing() -> None:

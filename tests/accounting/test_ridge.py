@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.accounting.fitting import Regression
-from proxy.accounting.ridge import NARROWEST, WIDEST, inverse, solve
+from proxy.accounting.regression import Regression
+from proxy.accounting.ridge import NARROWEST, WIDEST, inverse, solve_near
 
 SOFT = [1e-9] * 3
 rows = st.lists(st.lists(st.floats(0.1, 2.0), min_size=3, max_size=3), min_size=6, max_size=12)
@@ -23,7 +23,7 @@ def test_factors_inside_the_region_are_found(design: list[list[float]], truth: l
     """What the factors found predict is what the true ones do."""
     square, cross = normal(design, truth)
 
-    found = solve(square, cross, SOFT, scale=1.0, start=[1.0] * 3, sweeps=100_000)
+    found = solve_near(square, cross, SOFT, [1.0] * 3, start=[1.0] * 3, sweeps=100_000)
 
     for row in design:
         assert sum(m * x for m, x in zip(found, row, strict=True)) == pytest.approx(
@@ -35,7 +35,7 @@ def test_factors_beyond_the_region_end_at_its_edge() -> None:
     """And never above or below, whatever the data say."""
     square, cross = normal([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], [100.0, 1.0, 0.0])
 
-    assert solve(square, cross, SOFT, scale=2.0, start=[2.0] * 3, sweeps=10) == pytest.approx(
+    assert solve_near(square, cross, SOFT, [2.0] * 3, start=[2.0] * 3, sweeps=10) == pytest.approx(
         [2 * WIDEST, 1.0, 2 * NARROWEST]
     )
 
@@ -44,7 +44,9 @@ def test_without_data_the_factors_are_the_scale() -> None:
     """The prior, whatever the start."""
     zero = [[0.0] * 3 for _ in range(3)]
 
-    assert solve(zero, [0.0] * 3, [5.0] * 3, scale=0.4, start=[0.2, 0.4, 1.2], sweeps=10) == pytest.approx([0.4] * 3)
+    assert solve_near(zero, [0.0] * 3, [5.0] * 3, [0.4] * 3, start=[0.2, 0.4, 1.2], sweeps=10) == pytest.approx(
+        [0.4] * 3
+    )
 
 
 def test_the_online_fit_solves_the_same_problem() -> None:
@@ -55,9 +57,9 @@ def test_the_online_fit_solves_the_same_problem() -> None:
     for _ in range(200):
         online.solve()
 
-    from proxy.accounting.fitting import STIFFNESS
+    from proxy.accounting.regression import STIFFNESS
 
-    found = solve(online._square, online._cross, STIFFNESS, scale=online.scale, start=[1.0] * 6, sweeps=5_000)
+    found = solve_near(online._square, online._cross, STIFFNESS, [online.scale] * 6, start=[1.0] * 6, sweeps=5_000)
     assert found == pytest.approx(online.factors, rel=1e-4)
 
 

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from proxy.accounting.activity import Work
 from proxy.accounting.calibration import Stretch
-from proxy.accounting.fitting import terms_of
+from proxy.accounting.terms import terms_of
 from proxy.accounting.weights import LLAMA_8B, roofline_prior
 from proxy.commands import calibrate as command
 from proxy.commands.calibrate import CalibrateOptions, calibrate, chosen

@@ -256,7 +256,7 @@ def mixed_load(url: str, seed: int, keys: Sequence[str | None] = (None,)) -> lis
 
 BAR = 0.05
 """Sum of what the two grades differ by, of the whole energy: the project's bar for real vLLM."""
-CALM_ROUNDS, ROUNDS = 3, 6
+CALM_ROUNDS, ROUNDS = 5, 8
 """This engine's steps last 1 to 2 ms. Where others want the processor, tokens wait longer than that on their way here,
 and token times say little of such steps: so many calm rounds are wanted, of so many that are played at most."""
 CALM = 0.15

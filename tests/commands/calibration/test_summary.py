@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from proxy.accounting.calibration import Calibrated, Finding, Stretch, calibrated
-from proxy.accounting.fitting import terms_of
+from proxy.accounting.terms import terms_of
 from proxy.accounting.weights import LLAMA_8B, roofline_prior
 from proxy.commands.calibration.summary import _joules, show, verdict
 from tests.accounting.test_calibration import LOAD, PRIOR, ran, truth
