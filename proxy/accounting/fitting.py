@@ -84,8 +84,11 @@ class Fit:
         return self._regression.fitted(x), self._regression.plain(x)
 
     def _foresee(self, stretch: Stretch) -> None:
-        """Compares a stretch that has not been learnt from with what was predicted."""
-        if stretch.energy_j <= 0 or sum(stretch.x) <= 0:
+        """Compares a stretch that has not been learnt from with what was predicted.
+
+        The very first are not compared: the prior knows ratios, and nothing of the meter's level.
+        """
+        if stretch.energy_j <= 0 or sum(stretch.x) <= 0 or not self._regression.known:
             return
         fitted, plain = self._predicted(stretch.x)
         self._block_j += stretch.energy_j

@@ -92,8 +92,13 @@ class Regression:
         """Joules by the factors as they are."""
         return sum(m * one for m, one in zip(self.factors, x, strict=True))
 
+    @property
+    def known(self) -> bool:
+        """Whether anything was learnt, so that the scale is the meter's."""
+        return self._energy > 0
+
     def _rescale(self) -> None:
-        if self._energy > 0:
+        if self.known:
             self.scale = self._energy / self.expected(self._predicted)
 
     def add(self, x: tuple[float, ...], energy_j: float, stretch_s: float, noise: float) -> None:

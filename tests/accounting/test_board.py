@@ -220,9 +220,10 @@ def test_the_part_follows_the_predicted_joules() -> None:
 
 def times(weights: Weights, factor: float) -> Weights:
     """Weights that predict so many times as much of everything."""
-    assert weights.roofline is not None
-    static = replace(weights.roofline, static_w=factor * weights.roofline.static_w)
-    return replace(weights, roofline=static, **{name: factor * getattr(weights, name) for name in TERMS})
+    line = weights.roofline
+    assert line is not None
+    watts = replace(line, static_w=factor * line.static_w, limit_w=factor * line.limit_w)
+    return replace(weights, roofline=watts, **{name: factor * getattr(weights, name) for name in TERMS})
 
 
 def test_a_prior_that_is_ten_times_too_high_is_found_out_while_each_works_alone() -> None:

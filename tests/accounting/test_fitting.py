@@ -160,6 +160,15 @@ def test_the_scale_of_energies_does_not_matter(scale: float) -> None:
             assert getattr(scaled.weights, name) == pytest.approx(getattr(plain.weights, name), rel=1e-3)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_a_right_prior_is_trusted_whatever_the_level_of_the_meter(scale: float) -> None:
+    """Its first predictions know nothing of that level, and must not be held against it for minutes."""
+    fit = learnt(WEIGHTS, scale=scale, seconds=11)
+
+    assert fit.trusted
+    assert fit.error == pytest.approx(0.0, abs=1e-3)
+
+
 def test_predictions_that_are_worse_than_the_priors_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Held out: factors that predict the next blocks worse than the prior does are dropped until they are better."""
     random, fit = Random(3), Fit(WEIGHTS)
