@@ -24,6 +24,7 @@ import httpx
 import pytest
 
 from proxy.accounting.bill import Bill
+from proxy.accounting.divider import Divider
 from proxy.accounting.flight import Flight
 from proxy.accounting.group import Group
 from proxy.accounting.samples import Sample
@@ -263,12 +264,17 @@ CALM = 0.15
 """Processors that others may use in a calm round."""
 
 
-def test_the_relay_alone_comes_near_to_the_step_log(logging_engine: RealEngine, books: Books) -> None:
+def test_the_relay_alone_comes_near_to_the_step_log(
+    logging_engine: RealEngine, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     Token counts are equal in every round; energies come as near as the bar in the median of the calm ones.
 
     On a machine that others keep busy there is no calm round; then the best of all must reach the bar.
     """
+    # Readings are evened out below a threshold of error, near which one set of books may do so and the other not; then
+    # they differ by that. Divided one by one they show best whether the work of each moment is known.
+    monkeypatch.setattr(Divider, "evens_out", property(lambda _: False))
     errors: list[float] = []
     calm: list[float] = []
     while len(errors) < ROUNDS and len(calm) < CALM_ROUNDS:
