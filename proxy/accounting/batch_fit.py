@@ -4,7 +4,7 @@ A row holds x_k / E: predicted joules of each term over measured ones, so that t
 all stretches weigh alike. Minimised are the squares of what is missed over the noise, plus lambda_k * (m_k/g - 1)^2
 with g the one factor on everything that fits best; only m_k/g decides who pays. A term that the rows do not tell apart
 from the others stays at g: half or more of its prior's variance is then left. Stiffness and trust region are the
-online fit's (`fitting`, `ridge`).
+online fit's (`regression`, `ridge`).
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from proxy.accounting.ridge import NARROWEST, WIDEST, dot, inverse, solve_near
 from proxy.accounting.terms import TERMS
 
 STIFFNESS = (10.0, 20.0, 5.0, 40.0, 5.0, 5.0)
-"""As in `fitting`, but a designed load tells decode and context apart."""
+"""As in `regression`, but a designed load tells decode and context apart."""
 FIRST_NOISE, LEAST_NOISE, MOST_NOISE = 0.03, 0.005, 0.3
 """Relative, of a stretch: before it is known, and within which the residuals may say it."""
 TOLD = 0.5

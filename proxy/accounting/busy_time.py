@@ -17,11 +17,11 @@ than t0_k costs no less: it may be hidden behind other work.
 from collections.abc import Sequence
 from dataclasses import replace
 from math import exp, inf, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from proxy.accounting.activity import Work
 from proxy.accounting.ridge import dot, inverse, solve
-from proxy.accounting.terms import TERMS, amounts_of
+from proxy.accounting.terms import TERMS, amounts_of, cost_of
 from proxy.accounting.units import Nanoseconds, seconds
 from proxy.accounting.weights import Roofline, Weights
 
@@ -57,8 +57,10 @@ class BusyTime:
 
     def observe(self, work: Work, busy_ns: Nanoseconds) -> None:
         """All the work of a step, or of a stretch of time, and for how long of it anything ran."""
+        if self._prior.roofline is None:
+            return
         busy_s, units = seconds(busy_ns), amounts_of(work)
-        if self._prior.roofline is None or busy_s <= 0 or not any(units):
+        if busy_s <= 0 or not any(units):
             return
         fade = exp(-busy_s / MEMORY_S)
         self._busy_s = fade * self._busy_s + busy_s
@@ -110,16 +112,15 @@ class BusyTime:
         prior, roofline = self._prior, self._prior.roofline
         if roofline is None or not self._busy_s:
             return MadeGood(prior, [0.0] * len(TERMS))
-        known = [getattr(roofline, name) for name in TERMS]
+        known, plain = cost_of(roofline), cost_of(prior)
         takes = [max(before, now) for before, now in zip(known, self.seconds_of(known), strict=True)]
         longer = [now - before for before, now in zip(known, takes, strict=True)]
-        plain = [getattr(prior, name) for name in TERMS]
         whole = [joules + roofline.middle_w * more for joules, more in zip(plain, longer, strict=True)]
         level = dot(plain, self._units) / dot(whole, self._units)
         doubts = [
             roofline.doubt_w * more / joules if joules else 0.0 for more, joules in zip(longer, whole, strict=True)
         ]
-        told = {name: level * joules for name, joules in zip(TERMS, whole, strict=True)}
+        told: dict[str, Any] = {name: level * joules for name, joules in zip(TERMS, whole, strict=True)}
         return MadeGood(replace(prior, roofline=_scaled(roofline, takes, level), **told), doubts)
 
 

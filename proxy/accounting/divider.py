@@ -176,7 +176,7 @@ class Divider:
     def _take_in(self, activity: Activity, active: Microjoules, window: Window) -> None:
         """Of one meter's window all its work, and what that cost on all meters (see _look)."""
         work, length = activity.total(), Nanoseconds(window.end - window.start)
-        if activity.clocked and not activity.logged:
+        if activity.clocked:
             self.fit.ran(work, Nanoseconds(activity.covered_ns))
         self.fit.observe(work, active * self._meters, length)
 

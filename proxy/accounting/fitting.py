@@ -18,7 +18,7 @@ from proxy.accounting.activity import Work
 from proxy.accounting.busy_time import BusyTime
 from proxy.accounting.regression import NOISE, Regression, Sliding, Stretch
 from proxy.accounting.rivals import Judged, Level, Rivals, of_looks
-from proxy.accounting.terms import TERMS, terms_of
+from proxy.accounting.terms import TERMS, cost_of, terms_of
 from proxy.accounting.units import Nanoseconds, joules, seconds
 from proxy.accounting.weights import Weights
 
@@ -110,7 +110,7 @@ class Fit:
 
     def _judge(self) -> None:
         self._plain, doubts = self._busy.made_good()
-        pairs = [(getattr(self._plain, name), getattr(self.prior, name)) for name in TERMS]
+        pairs = zip(cost_of(self._plain), cost_of(self.prior), strict=True)
         self._regression.aim([now / before if before else 1.0 for now, before in pairs], doubts)
         self._regression.solve()  # against the scale as it is
         self._blocks.add(self._block_j, self._block_fitted, self._block_plain)

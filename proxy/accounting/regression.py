@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from math import exp
 from typing import NamedTuple
 
-from proxy.accounting.ridge import solve_near
+from proxy.accounting.ridge import dot, solve_near
 from proxy.accounting.terms import TERMS
 
 STIFFNESS = (10.0, 20.0, 5.0, 20.0, 5.0, 10.0)
@@ -82,7 +82,7 @@ class Regression:
 
     def expected(self, x: Sequence[float]) -> float:
         """Joules by the aims alone."""
-        return sum(aim * one for aim, one in zip(self._aims, x, strict=True))
+        return dot(self._aims, x)
 
     def plain(self, x: Sequence[float]) -> float:
         """The same at the scale that fits best."""
@@ -90,7 +90,7 @@ class Regression:
 
     def fitted(self, x: Sequence[float]) -> float:
         """Joules by the factors as they are."""
-        return sum(m * one for m, one in zip(self.factors, x, strict=True))
+        return dot(self.factors, x)
 
     @property
     def known(self) -> bool:

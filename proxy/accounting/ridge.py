@@ -8,7 +8,7 @@ so each sweep comes nearer to the one minimum.
 from collections.abc import Sequence
 
 NARROWEST, WIDEST = 1 / 3, 3.0
-"""Trust region: so far from the common scale a factor may be."""
+"""Trust region: so far from its aim a factor may be."""
 SETTLED = 1e-7
 """A sweep that moves nothing by more than this part of the largest factor is the last."""
 

@@ -10,7 +10,7 @@ from proxy.accounting.activity import Work
 from proxy.accounting.busy_time import BusyTime, MadeGood
 from proxy.accounting.fitting import Fit
 from proxy.accounting.model_shape import ModelShape
-from proxy.accounting.terms import TERMS, amounts_of
+from proxy.accounting.terms import TERMS, amounts_of, cost_of
 from proxy.accounting.units import Nanoseconds
 from proxy.accounting.weights import Roofline, Weights, roofline_prior
 from tests.accounting.flights import WEIGHTS, ms
@@ -60,8 +60,7 @@ def observed(
 
 
 def found(busy: BusyTime, prior: Weights) -> dict[str, float]:
-    known = [getattr(prior.roofline, name) for name in TERMS]
-    return dict(zip(TERMS, busy.seconds_of(known), strict=True))
+    return dict(zip(TERMS, busy.seconds_of(cost_of(roofline_of(prior))), strict=True))
 
 
 def relative(made: MadeGood, prior: Weights, to: str = "step") -> dict[str, float]:
