@@ -8,10 +8,13 @@ from proxy.accounting.engine_view import EngineView
 from proxy.accounting.fitting import Fit
 from proxy.accounting.flight import Flight
 from proxy.accounting.grading import Grading
+from proxy.accounting.inferred_log import InferredLog
 from proxy.accounting.meter_state import MeterState
+from proxy.accounting.power_curve import PowerCurve
 from proxy.accounting.reconstruction import reconstruct
 from proxy.accounting.samples import Window
-from proxy.accounting.step_book import StepBook
+from proxy.accounting.step_book import LOOKS_BACK, StepBook
+from proxy.accounting.step_clock import ONE_BY_ONE
 from proxy.accounting.step_worth import Look
 from proxy.accounting.uncertainty import Doubts, WindowNoise, doubts
 from proxy.accounting.units import SECOND, Microjoules, Nanoseconds, joules
@@ -23,6 +26,8 @@ windows of 0.1 s are worse by a tenth to a quarter in our bench, and otherwise n
 CROWD = 500
 """Sequences of which a second's work is divided at once, trusted or not: to divide it at every reading would cost
 several times as much, and in so large a crowd one reading says little of one request."""
+SHOWING = 200
+"""Requests whose tokens are asked for single steps; of more it would cost more than it tells."""
 FADE = 0.98
 """What a window leaves of the sums that make kappa: about the last fifty windows count."""
 
@@ -54,6 +59,7 @@ class Divider:
         self._engine = engine
         self._steps = steps
         self._meters = meters
+        self._inferred_log = InferredLog()
         self._noise = WindowNoise()
         self._measured_j = self._predicted_j = 0.0
 
@@ -119,11 +125,25 @@ class Divider:
         logged = self._steps.covers(polled, flights)
         for work, lasted in self._steps.ended(polled, self.weights) if logged else ():
             self.fit.ran(work, lasted)
-        curve = self._steps.curve(polled, self.weights) if logged else None
-        looks, time = state.worth.looked(window.moves, curve), state.worth.time_of(window)
-        if curve is None:
+        curve = self._steps.curve(polled, self.weights) if logged else self._shown(polled, flights)
+        moves = state.worth.ripe(window.moves, curve.until if curve is not None and not logged else None)
+        looks, time = state.worth.looked(moves, curve), state.worth.time_of(window)
+        if curve is None or not logged:
             return looks, time, self._activity(time, flights, logged)
         return looks, time, self._steps.activity(time, flights, self.weights, state.worth.factors)
+
+    def _shown(self, window: Span, flights: list[Flight]) -> PowerCurve | None:
+        """What the streams show of the steps up to about a window's end; None where they cannot.
+
+        Nor while a log is kept that does not tell of this window: its clock is the engine's, theirs is arrival here.
+        """
+        engine = self._engine
+        if self._steps.heard or engine.pace != ONE_BY_ONE or engine.engines > 1 or len(flights) > SHOWING:
+            self._inferred_log = InferredLog()
+            return None
+        self._inferred_log.extend(window.end, flights, self.weights, (one.span for one in engine.unseen))
+        self._inferred_log.forget_before(Nanoseconds(window.start - LOOKS_BACK))
+        return self._inferred_log.curve(self.weights)
 
     def _split(self, window: Window, activity: Activity, state: MeterState) -> Split:
         return split(

@@ -31,8 +31,9 @@ LEAST = 40
 FOUND, LOST = 0.75, 0.9
 """Mean square error against that of the whole time between polls: believed below, given up above."""
 
-CLEAR = 0.05
-"""Relative error of a forecast that is no more than single steps differ by: believed, whatever the polls say."""
+CLEAR, UNCLEAR = 0.05, 0.065
+"""Relative error of a forecast that is no more than single steps differ by: believed, whatever the polls say, until it
+is above the second."""
 
 
 class Exposure(NamedTuple):
@@ -118,7 +119,8 @@ class ExposureFinder:
     def _choose(self) -> None:
         best = min(self._guesses, key=lambda guess: self._guesses[guess].error)
         against = self._guesses[best].error / self._polled.error if self._polled.error else 1.0
-        clear = against <= 1 and self._guesses[best].error < CLEAR * CLEAR
+        enough = CLEAR if self.exposure is None else UNCLEAR
+        clear = against <= 1 and self._guesses[best].error < enough * enough
         if clear or against < FOUND or (self.exposure is not None and against < LOST):
             self.exposure = best
         else:

@@ -7,8 +7,8 @@ weight differs from its prior, all measured against a common scale g (only ratio
 
 with m_k/(g*f_k) kept between 1/3 and 3 (trust region), old stretches forgotten within an hour. f_k: what the prior is
 multiplied with where work takes longer than a roofline says (`busy_time`). Every stretch is predicted before it is
-learnt from; the fit is used only while those predictions are better than the prior's. Where the step log tells what ran
-while the sensor looked (`step_worth`), each reading is such a stretch, with a fraction of the noise.
+learnt from; the fit is used only while those predictions are better than the prior's. Where it is known what ran while
+the sensor looked (`step_worth`), each reading is such a stretch, with a fraction of the noise.
 Source: research on calibration of weights (6.5); constants from tests/accuracy.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import replace
 from proxy.accounting.activity import Work
 from proxy.accounting.busy_time import BusyTime
 from proxy.accounting.regression import NOISE, Regression, Sliding, Stretch
-from proxy.accounting.rivals import Judged, Level, Rivals, of_looks
+from proxy.accounting.rivals import Judged, Rivals, of_looks
 from proxy.accounting.terms import TERMS, cost_of, terms_of
 from proxy.accounting.units import Nanoseconds, joules, seconds
 from proxy.accounting.weights import Weights
@@ -52,7 +52,6 @@ class Fit:
         self._looks = Rivals(of_looks(), of_looks())
         self._unsolved_s = SOLVED_S
         self._recent = Sliding()
-        self._level = Level()
         self._block_j = self._block_fitted = self._block_plain = self._block_s = 0.0
 
     def ran(self, work: Work, busy_ns: Nanoseconds) -> None:
@@ -69,13 +68,9 @@ class Fit:
 
     def looked(self, work: Work, energy_uj: int, span_ns: Nanoseconds, noise: float) -> None:
         """Takes in one reading and the work that it is known to stand for. noise: relative."""
-        x, energy_j = terms_of(self.prior, work), joules(energy_uj)
-        if energy_j > 0 and sum(x) > 0:
-            # Against the level of late: it drifts with temperature and clocks, and what grows as slowly, such as
-            # contexts, would be taken for the cause.
-            energy_j /= self._level.add(energy_j, self._regression.expected(x))
-            self._looks.add(energy_j, *self._predicted(x))
-        stretch = Stretch(x, energy_j, seconds(span_ns))
+        stretch = Stretch(terms_of(self.prior, work), joules(energy_uj), seconds(span_ns))
+        if stretch.energy_j > 0 and sum(stretch.x) > 0 and self._regression.known:
+            self._looks.add(stretch.energy_j, *self._predicted(stretch.x))
         self._foresee(stretch)
         self._learn(stretch, max(LEAST_NOISE, noise), stretch.seconds)
 

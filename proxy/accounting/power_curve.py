@@ -56,13 +56,18 @@ class Track:
 
 
 class PowerCurve:
-    """What the engines of one server did lately, as power. since: from then on everything is known."""
+    """What the engines of one server did lately, as power.
 
-    def __init__(self, logs: Iterable[Iterable[tuple[EngineStep, Work]]], weights: Weights) -> None:
+    since, until: between them everything is known. blur: by which the ends of steps may be off.
+    """
+
+    def __init__(self, logs: Iterable[Iterable[tuple[EngineStep, Work]]], weights: Weights, *, blur: int = 0) -> None:
+        self.blur = blur
         done = [[Done(step, work, sum(predicted(work, weights))) for step, work in log] for log in logs]
         self._tracks = [Track(steps) for steps in done if steps]
         self._busy = union((one.step.start, one.step.end) for steps in done for one in steps)
         self.since: Nanoseconds | None = max((steps[0].step.start for steps in done if steps), default=None)
+        self.until: Nanoseconds | None = min((steps[-1].step.end for steps in done if steps), default=None)
 
     def joules_until(self, at: float) -> float:
         """Predicted joules up to an instant, from wherever the curve begins; only differences mean something."""

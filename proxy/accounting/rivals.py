@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from math import exp, sqrt
 
-SLOW = 1 - 1 / 1500
-"""What a reading of which it is known when the sensor looked leaves of the level: some minutes count, for as
-long as a board takes to get warm."""
 BLOCKS_REMEMBERED = 24.0
 FEWEST_BLOCKS = 2
 """Blocks of some seconds."""
@@ -36,20 +33,6 @@ class Judged:
     def error(self) -> float | None:
         """Root mean square, relative; None until there were enough."""
         return sqrt(self.square / self.weight) if self.weight >= self.fewest * 0.9 else None
-
-
-@dataclass(slots=True)
-class Level:
-    """Measured over predicted joules, as a ratio of fading sums."""
-
-    measured: float = 0.0
-    predicted: float = 0.0
-
-    def add(self, measured: float, predicted: float) -> float:
-        """Takes in a reading; the level with it."""
-        self.measured = SLOW * self.measured + measured
-        self.predicted = SLOW * self.predicted + predicted
-        return self.measured / self.predicted
 
 
 def of_looks() -> Judged:

@@ -76,5 +76,5 @@ def whole_of(step: EngineStep, weights: Weights) -> Work:
             read = before + chunk + positions - 1
             decode += positions
             context += weights.context_of(read) if windowed else read
-    touched = 1.0 - (1.0 - weights.touched) ** (prefill + decode) if weights.experts else 0.0
-    return Work(prefill, prefill_context, decode, context, 1.0 if step.sequences else 0.0, touched)
+    steps, touched = 1.0 if step.sequences else 0.0, weights.touched_by(prefill + decode)
+    return Work(prefill, prefill_context, decode, context, steps, touched)

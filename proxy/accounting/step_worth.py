@@ -8,12 +8,15 @@ that one condition):
 
     f_s = 1 + w_s * (R/g - sum w) / sum w^2        w_s: predicted joules of step s in the reading, g: level, R: reading
 
-Steps that nobody looked at keep 1. The windows' sums stay the meter's; this decides who pays in them.
+Steps that nobody looked at keep 1. Where steps are but inferred (`inferred_log`), only the weights are taught by what
+was seen of them, the less the more doubtful it is which of them were. The windows' sums stay the meter's; this decides
+who pays in them.
 On our bench this brings grade A from 1.3 and 1.7 to 1.2 and 1.3 % at concurrency 4 and 28 (part-time sensor, seed 1),
 where the right weights and no sensor at all would leave 0.6 and 1.5 %: the noise of single steps.
 """
 
 from collections.abc import Mapping, Sequence
+from math import hypot
 from typing import NamedTuple
 
 from proxy.accounting.activity import Span, Work
@@ -21,10 +24,13 @@ from proxy.accounting.counter_edges import CounterClock, Edge
 from proxy.accounting.exposure import GRID, POINTS, Exposure, ExposureFinder
 from proxy.accounting.power_curve import Done, PowerCurve, StepName
 from proxy.accounting.samples import Move, Window
-from proxy.accounting.units import SECOND, Nanoseconds, joules
+from proxy.accounting.units import MILLISECOND, SECOND, Nanoseconds, joules
 
 FURTHEST = Nanoseconds(SECOND)
 """More than a counter is ever late."""
+SEEN_AFTER = Nanoseconds(40 * MILLISECOND)
+"""Steps whose tokens arrive so long after a counter moved may have been seen before."""
+MOST_WAITING = 50
 MOST = 0.3
 """No step is believed to be further from its prediction."""
 
@@ -46,12 +52,22 @@ class StepWorth:
         self._finder = ExposureFinder()
         self._lag = 0.0
         self._reached: Nanoseconds | None = None
+        self._waiting: list[Move] = []
         self.factors: dict[StepName, float] = {}
 
     @property
     def finder(self) -> ExposureFinder:
         """Where it looks."""
         return self._finder
+
+    def ripe(self, moves: Sequence[Move], until: Nanoseconds | None) -> list[Move]:
+        """Of the moves so far, in order, those of which all is known that the sensor may have seen; others wait.
+
+        until: so far steps are known; None: nothing is to be waited for.
+        """
+        ready = [*self._waiting, *moves]
+        self._waiting = [] if until is None else [one for one in ready if one.at + SEEN_AFTER > until][-MOST_WAITING:]
+        return ready if until is None else [one for one in ready if one.at + SEEN_AFTER <= until]
 
     def looked(self, moves: Sequence[Move], curve: PowerCurve | None) -> list[Look]:
         """Takes in the moves of a window, in order, and gives the looks that are known; sets `factors`.
@@ -65,7 +81,8 @@ class StepWorth:
             exposure = self._finder.exposure
             if edge is None:
                 continue
-            if exposure is not None:
+            if exposure is not None and curve is not None and not curve.blur:
+                # Not by arrival times: who pays is told by those as well, and both are late.
                 self._lag = max(0.0, move.at - exposure.span(edge)[1])
             if curve is not None:
                 looks += [] if exposure is None else self._told(move, edge, curve, exposure)
@@ -104,7 +121,8 @@ class StepWorth:
         work = Work()
         for done, part in seen:
             work.add_part(done.work, part)
-        return [Look(move.energy, Nanoseconds(round(edge.period)), work, self._finder.noise)]
+        noise = hypot(self._finder.noise, _blurred(curve, start, end))
+        return [Look(move.energy, Nanoseconds(round(edge.period)), work, noise)]
 
     def _believe(self, seen: Sequence[tuple[Done, float]], reading: float) -> None:
         parts = [part * done.joules for done, part in seen]
@@ -116,3 +134,12 @@ class StepWorth:
         for (done, _), part in zip(seen, parts, strict=True):
             factor = factors.get(done.name, 1.0) + part * off / squares
             self.factors[done.name] = min(1 + MOST, max(1 - MOST, factor))
+
+
+def _blurred(curve: PowerCurve, start: float, end: float) -> float:
+    """Relative error of a look's energy for want of knowing when steps ended: of steps that differ about its edges."""
+    until, blur = curve.joules_until, curve.blur
+    whole = until(end) - until(start)
+    if not blur or whole <= 0:
+        return 0.0
+    return hypot(*(until(at + blur) - 2 * until(at) + until(at - blur) for at in (start, end))) / whole

@@ -108,9 +108,11 @@ class Weights:
         An expert is spared by all of n tokens with probability (1 - touched)^n, if they choose independently and
         evenly (research, section 3.6).
         """
-        if not self.experts:
-            return self.step
-        return self.step + self.experts * (1.0 - pow(1.0 - self.touched, tokens))
+        return self.step + self.experts * self.touched_by(tokens)
+
+    def touched_by(self, tokens: float) -> float:
+        """Fraction of the experts that are streamed for so many tokens; 0 where there are none."""
+        return 1.0 - pow(1.0 - self.touched, tokens) if self.experts else 0.0
 
 
 def _sum_below(length: float) -> float:

@@ -7,7 +7,12 @@ import pytest
 
 from proxy.accounting.activity import Work
 from proxy.accounting.fitting import Fit
-from proxy.accounting.units import Nanoseconds
+from proxy.accounting.group import Group
+from proxy.accounting.power_curve import PowerCurve
+from proxy.accounting.samples import Sample
+from proxy.accounting.step_work import whole_of
+from proxy.accounting.units import Microjoules, Nanoseconds
+from proxy.accounting.unseen import Drafts, EngineCounters
 from tests.accounting.flights import WEIGHTS, ms
 from tests.accounting.scripted import Engine, group, opened, read
 
@@ -21,10 +26,15 @@ class Notebook(Fit):
         super().__init__(WEIGHTS)
         self.shown: list[tuple[Work, int, int]] = []
         self.times: list[tuple[Work, int]] = []
+        self.looks: list[Work] = []
 
     def ran(self, work: Work, busy_ns: Nanoseconds) -> None:
         self.times.append((work, busy_ns))
         super().ran(work, busy_ns)
+
+    def looked(self, work: Work, energy_uj: int, span_ns: Nanoseconds, noise: float) -> None:
+        self.looks.append(work)
+        super().looked(work, energy_uj, span_ns, noise)
 
     def observe(self, work: Work, active_uj: int, span_ns: Nanoseconds) -> None:
         self.shown.append((work, active_uj, span_ns))
@@ -109,3 +119,86 @@ def test_without_one_it_is_shown_so_where_streams_tell_of_the_steps() -> None:
     assert sum(work.prefill for work, _ in notebook.times) < 500
     assert sum(work.decode for work, _ in notebook.times) > 250
     assert all(work.steps == pytest.approx(busy_ns / ms(10), rel=0.05) for work, busy_ns in notebook.times)
+
+
+def busy_for(seconds: int, *, silent: bool = False) -> Engine:
+    """Four streams that decode, and prompts amid them; or one of the requests is answered in one piece."""
+    engine, rows = Engine(), [f"d{number}" for number in range(4)]
+    for row in rows:
+        engine.send(row)
+        engine.prefill(row, 100)
+    if silent:
+        engine.send("silent", silent=True)
+    number = 0
+    while engine.at < seconds * 1000:
+        number += 1
+        engine.send(f"p{number}", prompt=1500)
+        engine.step_ms = 55.0
+        engine.prefill(f"p{number}", 1500, *rows)
+        engine.end(f"p{number}")
+        engine.step_ms = 10.0
+        engine.decode(*rows, times=10 + number % 7)
+    engine.end(*rows, *(["silent"] if silent else []))
+    return engine
+
+
+def powered(engine: Engine, *, logged: bool = False, target: Group | None = None) -> Notebook:
+    """The same with the power that the weights predict, and a sensor that looks at a quarter of it."""
+    target = target or group()
+    notebook = target.divider.fit = Notebook()
+    for flight in engine.flights.values():
+        opened(target, flight)
+    for one in engine.steps if logged else ():
+        target.stepped(one)
+    curve = PowerCurve([[(one, whole_of(one, WEIGHTS)) for one in engine.steps]], WEIGHTS)
+    joules = 0.0
+    for at in range(0, int(engine.at) + 500, 50):
+        if at % 100 == 0:
+            joules += 4 * (curve.joules_until(ms(at)) - curve.joules_until(ms(at - 25)))
+        target.sampled("m", Sample(ms(at + 3), Microjoules(round(joules * 1e6))))
+    target.settle(ms(engine.at + 60_000))
+    return notebook
+
+
+def test_the_fit_is_shown_what_the_sensor_saw_of_steps_that_streams_show() -> None:
+    """Although nobody logs them: a reading's work is then known to the step."""
+    notebook = powered(busy_for(30))
+
+    assert len(notebook.looks) > 100
+    assert notebook.error is not None
+    assert notebook.error < 0.02
+
+
+def test_steps_that_may_hold_what_does_not_tell_its_tokens_are_no_looks() -> None:
+    """The fit is then shown readings, as where nothing tells of steps."""
+    notebook = powered(busy_for(30, silent=True))
+
+    assert notebook.looks == []
+    assert len(notebook.shown) > 100
+
+
+def test_with_a_step_log_looks_are_at_its_steps() -> None:
+    """Streams are not asked: their clock is another."""
+    engine = busy_for(30)
+    notebook = powered(engine, logged=True)
+    prompts = {1500.0, 0.0}
+
+    assert len(notebook.looks) > 100
+    assert {round(work.prefill) for work in notebook.looks if work.steps == 1} <= prompts
+
+
+def test_of_more_requests_than_are_worth_it_single_steps_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would cost more than it tells."""
+    monkeypatch.setattr("proxy.accounting.divider.SHOWING", 3)
+
+    assert powered(busy_for(20)).looks == []
+
+
+def test_drafted_tokens_show_no_steps() -> None:
+    """A stream then gains several in one."""
+    target, engine = group(), busy_for(20)
+    drafts = [Drafts(0.0, 0.0, 0.0), Drafts(100.0, 300.0, 150.0)]
+    for number, one in enumerate(drafts):
+        target.scraped(EngineCounters(ms(number), 0, 0, 0, 0, drafts=one), ms(number))
+
+    assert powered(engine, target=target).looks == []

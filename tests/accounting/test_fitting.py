@@ -295,3 +295,21 @@ def test_an_error_needs_two_blocks_and_fades() -> None:
     for _ in range(100):
         judged.add(10.0, 10.0)
     assert (judged.error or 1) < 0.1
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_windows_and_looks_are_learnt_from_together(scale: float) -> None:
+    """Whether a sensor's look is known may change at any time: ratios learnt from both are those learnt from one."""
+    random, fit = Random(3), Fit(WEIGHTS)
+    truth = replace(WEIGHTS, prefill=1.5 * WEIGHTS.prefill)
+    for number in range(3000):
+        done = mixed(random)
+        energy_uj = round(scale * sum(predicted(done, truth)) * random.gauss(1, 0.05) * 1e6)
+        if number // 300 % 2:
+            fit.looked(done, energy_uj, ms(100), 0.05)
+        else:
+            fit.observe(done, energy_uj, ms(100))
+
+    assert ratio(fit, "prefill", "step") == pytest.approx(1.5, rel=0.05)
+    assert fit.error is not None
+    assert fit.error < 0.03

@@ -11,7 +11,7 @@ from proxy.accounting.exposure import EARLY, GRID, LATEST, LEAST, LENGTHS, POINT
 from proxy.accounting.power_curve import PowerCurve
 from proxy.accounting.samples import Move, Window
 from proxy.accounting.step_work import add_step, whole_of
-from proxy.accounting.step_worth import MOST, Look, StepWorth
+from proxy.accounting.step_worth import MOST, MOST_WAITING, Look, StepWorth
 from proxy.accounting.steps import Computed, EngineStep
 from proxy.accounting.units import Microjoules
 from tests.accounting.flights import WEIGHTS, ms
@@ -206,3 +206,40 @@ def test_after_a_gap_no_time_is_made_up() -> None:
 
     assert Span(first.start, first.end) == worth.time_of(first)
     assert Span(later.start, later.end) == worth.time_of(later)
+
+
+def test_a_move_waits_until_all_is_known_that_it_may_be_of() -> None:
+    """In order, with those that came since; where nothing is to be waited for none does."""
+    worth = StepWorth()
+    early, late, last = (Move(ms(at - 50), ms(at), Microjoules(1)) for at in (100, 200, 300))
+
+    assert [] == worth.ripe([early, late], ms(100))
+    assert [early] == worth.ripe([], ms(150))
+    assert [late, last] == worth.ripe([last], None)
+    assert [] == worth.ripe([], None)
+
+
+def test_moves_that_nobody_ever_knows_of_are_dropped() -> None:
+    """The oldest first."""
+    worth = StepWorth()
+    moves = [Move(ms(at - 50), ms(at), Microjoules(1)) for at in range(100, 100 * (2 * MOST_WAITING), 100)]
+    worth.ripe(moves, ms(0))
+
+    assert worth.ripe([], None) == moves[-MOST_WAITING:]
+
+
+def test_where_the_ends_of_steps_are_uncertain_a_look_is_noisier_at_such_that_differ() -> None:
+    """By what the power changes there; not amid steps that are alike, and not with the engine's own times."""
+    world, worth = World(7, late=20.0, lasts=25.0), StepWorth()
+    worth.looked(world.moves[:200], world.curve)
+    known = {look.energy_uj: look.noise for look in worth.looked(world.moves[200:300], world.curve)}
+
+    worth = StepWorth()
+    worth.looked(world.moves[:200], world.curve)
+    blurred = PowerCurve([[(one, whole_of(one, WEIGHTS)) for one in world.steps]], WEIGHTS, blur=ms(3))
+    looks = worth.looked(world.moves[200:300], blurred)
+    more = [look.noise - known[look.energy_uj] for look in looks]
+
+    assert min(more) >= 0
+    assert max(more) > 0.05
+    assert min(more) < 0.005
