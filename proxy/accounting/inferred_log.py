@@ -35,6 +35,8 @@ USUAL = 12
 """Steps without a prompt that tell how long one takes."""
 LONG_ENOUGH = 0.25
 """Of the longest of a prompt's steps: the first step that is so much too long is its first."""
+MOST_WAITING = 2_000
+"""Steps that wait until it is known what they held; of more, as where prompts queue without end, none is ever told."""
 FOREVER = Nanoseconds(1 << 62)
 BLUR = Nanoseconds(3 * MILLISECOND)
 """By so much the ends of steps may be off."""
@@ -66,12 +68,15 @@ class InferredLog:
     """Of one engine, window after window."""
 
     def __init__(self) -> None:
-        self._joint = JointSteps()
         self._size = ChunkSize()
-        self._unread: dict[str, tuple[Flight, int]] = {}
-        self._last: Passed | None = None
         self._usual: deque[float] = deque(maxlen=USUAL)
         self._steps: deque[tuple[EngineStep, Work]] = deque()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._joint = JointSteps()
+        self._unread: dict[str, tuple[Flight, int]] = {}
+        self._last: Passed | None = None
 
     def curve(self, weights: Weights) -> PowerCurve:
         """Predicted power, as far as it is known."""
@@ -84,6 +89,8 @@ class InferredLog:
 
     def extend(self, until: Nanoseconds, flights: Sequence[Flight], weights: Weights, blind: Iterable[Span]) -> None:
         """Adds the steps up to about `until`. flights: all that ran since the last time. blind: strangers ran."""
+        if self._joint.after(self._number) > MOST_WAITING:
+            self._begin()
         for flight, number in self._joint.take(filter(_tells, flights), weights):
             self._unread[flight.row] = flight, number
         passed = list(self._passed(until, weights))
@@ -95,11 +102,16 @@ class InferredLog:
             self._last = step
             if not any(span.start < step.end and step.start < span.end for span in hidden):
                 self._steps.append(_logged(step, weights))
-        self._joint.keep({flight.row for flight in flights}, self._last.number if self._last else 0)
+        self._joint.keep({flight.row for flight in flights}, self._number)
+
+    @property
+    def _number(self) -> int:
+        """Of the last step that was told; the first one after nothing is 0."""
+        return -1 if self._last is None else self._last.number
 
     def _passed(self, until: Nanoseconds, weights: Weights) -> Iterator[Passed]:
         """Steps that all tokens should have arrived of."""
-        before, number = self._last, -1 if self._last is None else self._last.number
+        before, number = self._last, self._number
         arrivals = [(one, flight.sent + flight.lag) for flight, one in self._unread.values()]
         unshown: list[Shown] = []
         for at in sorted(one for one in self._joint.steps if one > number):

@@ -73,6 +73,10 @@ class JointSteps:
         self._next = 0
         self._square = float(UNEVEN**2)
 
+    def after(self, number: int) -> int:
+        """Steps since this one."""
+        return self._next - 1 - number
+
     def placed(self, row: str) -> bool:
         """Whether the tokens of this stream are among the steps."""
         stream = self._streams.get(row)

@@ -13,6 +13,8 @@ from proxy.accounting.units import MILLISECOND, Nanoseconds
 
 NEARLY = Nanoseconds(2 * MILLISECOND)
 """A step that seems to have begun so shortly before a prompt came may hold it."""
+MANY = 40
+"""Prompts that are tried in turn; of more, lengths must do."""
 WRONG = 0.2
 """Part of the prompts whose first token may seem to come a step off: not every stream is placed right."""
 
@@ -37,6 +39,8 @@ class Prompt(NamedTuple):
 def computed_in(slots: Sequence[Slot], prompts: Sequence[Prompt], budget: int, token_ns: float) -> list[float]:
     """Tokens by slot; prompts in the order in which they came. token_ns: what a token adds to a step, about."""
     seen = by_excess(slots, prompts, token_ns)
+    if len(prompts) > MANY:
+        return seen
     return in_turn(slots, prompts, budget, seen) or seen
 
 

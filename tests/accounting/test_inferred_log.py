@@ -8,7 +8,7 @@ import pytest
 
 from proxy.accounting.activity import Span, Work
 from proxy.accounting.flight import Flight
-from proxy.accounting.inferred_log import DROPPED, InferredLog
+from proxy.accounting.inferred_log import DROPPED, MOST_WAITING, InferredLog
 from proxy.accounting.power_curve import Done
 from proxy.accounting.step_work import whole_of
 from proxy.accounting.steps import Computed
@@ -312,3 +312,18 @@ def test_old_steps_are_forgotten() -> None:
 
     assert log.curve(WEIGHTS).since == ms(100)
     assert SECOND > log.curve(WEIGHTS).blur > 0
+
+
+def test_steps_do_not_wait_without_end() -> None:
+    """Where some prompt is always on its way, it begins anew with what runs then."""
+    log, engine = InferredLog(), decoding(2)
+    engine.send("never", prompt=100)
+    engine.decode("d0", "d1", times=MOST_WAITING + 100)
+    assert len(of(engine, log=log)) == 21
+    engine.end("never", outcome="aborted")
+    of(engine, log=log)
+    for flight in engine.flights.values():
+        flight.forget_before(ms(engine.at))
+    engine.decode("d0", "d1", times=60)  # of which the first may still hold what was aborted
+
+    assert len(of(engine, log=log)) > 21 + 30

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.accounting.prompt_steps import Prompt, Slot, by_excess, computed_in, in_turn
+from proxy.accounting.prompt_steps import MANY, Prompt, Slot, by_excess, computed_in, in_turn
 
 TOKEN_NS = 30_000.0
 STEP_NS = 10e6
@@ -78,3 +78,11 @@ def test_chance_lengths_get_nothing() -> None:
 def test_without_any_length_the_last_step_has_it() -> None:
     """Where the first token came from."""
     assert by_excess([Slot(0, 1, 0, 0.0), Slot(1, 2, 0, 0.0)], [Prompt(7, 0, 1)], TOKEN_NS) == [0, 7]
+
+
+def test_of_a_crowd_lengths_must_do() -> None:
+    """Trying would take too long."""
+    steps = slots(*[1000] * (MANY + 1))
+    prompts = [(1000, place, place) for place in range(MANY + 1)]
+
+    assert read(*prompts, steps=steps, budget=1) == pytest.approx([1000] * (MANY + 1))
