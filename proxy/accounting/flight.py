@@ -14,6 +14,8 @@ from proxy.accounting.units import MILLISECOND, Nanoseconds
 
 Outcome = Literal["ok", "error", "aborted", "partial"]
 """ok: complete; error: refused, nothing was computed; aborted: client left; partial: backend broke off."""
+ABORT_TAIL = Nanoseconds(250 * MILLISECOND)
+"""The engine drops a request 40 to 160 ms after its client has left; the step log shows who paid for that."""
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from proxy.accounting.books import Tallies
 from proxy.accounting.divider import Divider, Given
 from proxy.accounting.engine_view import EngineView
 from proxy.accounting.fitting import Fit
+from proxy.accounting.flight import ABORT_TAIL
 from proxy.accounting.grading import Grading
 from proxy.accounting.meter_state import MeterState, earliest
 from proxy.accounting.patience import Patience
@@ -27,8 +28,6 @@ from proxy.accounting.units import MILLISECOND, Microjoules, Nanoseconds
 from proxy.accounting.unseen import EngineCounters
 from proxy.accounting.weights import Weights
 
-ABORT_TAIL = Nanoseconds(250 * MILLISECOND)
-"""The engine drops a request 40 to 160 ms after its client has left; the step log shows who paid for that."""
 SWEEP_EVERY = Nanoseconds(200 * MILLISECOND)
 """How often finished requests are looked for while no window has been divided."""
 WORK_A_PASS = 4_000

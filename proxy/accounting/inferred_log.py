@@ -13,7 +13,7 @@ from statistics import median
 
 from proxy.accounting.activity import Span, Work
 from proxy.accounting.chunk_size import ChunkSize
-from proxy.accounting.flight import Flight
+from proxy.accounting.flight import ABORT_TAIL, Flight
 from proxy.accounting.joint_steps import JointSteps, Shown
 from proxy.accounting.power_curve import PowerCurve
 from proxy.accounting.prompt_steps import Prompt, Slot, computed_in
@@ -25,8 +25,6 @@ from proxy.accounting.weights import Weights
 
 LATE = Nanoseconds(30 * MILLISECOND)
 """Tokens of a step may arrive so long after its others."""
-DROPPED = Nanoseconds(250 * MILLISECOND)
-"""The engine drops a request so long after its client has left."""
 LONG = Nanoseconds(20 * MILLISECOND)
 """A step longer by this than three without a prompt holds one, whether we know of it or not."""
 SHORTEST = 200_000
@@ -206,7 +204,7 @@ def _hidden(flight: Flight) -> Span | None:
         return None
     if _tells(flight) and (flight.first is not None or flight.ended is None):
         return None
-    return Span(flight.sent, FOREVER if flight.ended is None else Nanoseconds(flight.ended + DROPPED))
+    return Span(flight.sent, FOREVER if flight.ended is None else Nanoseconds(flight.ended + ABORT_TAIL))
 
 
 def _steps_of(slots: Sequence[Slot]) -> int:

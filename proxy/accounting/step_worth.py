@@ -65,9 +65,10 @@ class StepWorth:
 
         until: so far steps are known; None: nothing is to be waited for.
         """
-        ready = [*self._waiting, *moves]
-        self._waiting = [] if until is None else [one for one in ready if one.at + SEEN_AFTER > until][-MOST_WAITING:]
-        return ready if until is None else [one for one in ready if one.at + SEEN_AFTER <= until]
+        moved = [*self._waiting, *moves]
+        known = len(moved) if until is None else sum(one.at + SEEN_AFTER <= until for one in moved)
+        self._waiting = moved[known:][-MOST_WAITING:]
+        return moved[:known]
 
     def looked(self, moves: Sequence[Move], curve: PowerCurve | None) -> list[Look]:
         """Takes in the moves of a window, in order, and gives the looks that are known; sets `factors`.

@@ -7,8 +7,8 @@ from random import Random
 import pytest
 
 from proxy.accounting.activity import Span, Work
-from proxy.accounting.flight import Flight
-from proxy.accounting.inferred_log import DROPPED, MOST_WAITING, InferredLog
+from proxy.accounting.flight import ABORT_TAIL, Flight
+from proxy.accounting.inferred_log import MOST_WAITING, InferredLog
 from proxy.accounting.power_curve import Done
 from proxy.accounting.step_work import whole_of
 from proxy.accounting.steps import Computed
@@ -272,7 +272,7 @@ def test_steps_are_left_out_that_may_hold_what_does_not_tell_its_tokens(other: F
         other.end(ms(150), "ok")
     found = inferred([*decoding(3).flights.values(), other])
 
-    assert {one.step.end for one in found if one.step.end <= ms(150) + DROPPED} == {ms(10 * n) for n in range(1, 10)}
+    assert {one.step.end for one in found if one.step.end <= ms(150) + ABORT_TAIL} == {ms(10 * n) for n in range(1, 10)}
 
 
 def test_steps_are_left_out_while_strangers_run() -> None:
@@ -290,7 +290,7 @@ def test_a_client_that_leaves_before_its_first_token_hides_the_steps() -> None:
     engine.decode("d0", "d1", "d2", times=40)
     found = of(engine)
 
-    assert not [one for one in found if ms(100) < one.step.end <= ms(120) + DROPPED]
+    assert not [one for one in found if ms(100) < one.step.end <= ms(120) + ABORT_TAIL]
     assert [one for one in found if one.step.end > ms(380)]
 
 

@@ -181,5 +181,5 @@ def _with_steps(activity: Activity, steps: float | None, prior: Weights) -> Work
         work.steps = steps
     if prior.experts and work.steps:
         each = (work.prefill + work.decode) / work.steps
-        work.experts = work.steps * (1.0 - (1.0 - prior.touched) ** each)
+        work.experts = work.steps * prior.touched_by(each)
     return work
