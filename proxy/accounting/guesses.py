@@ -9,10 +9,12 @@ from collections.abc import Iterable, Sequence
 
 from proxy.accounting.flight import Flight
 from proxy.accounting.reconstruction import prefill_s
-from proxy.accounting.units import SECOND, Nanoseconds
+from proxy.accounting.units import MILLISECOND, SECOND, Nanoseconds
 from proxy.accounting.unseen import EngineCounters
 from proxy.accounting.weights import Weights
 
+UNDER_WAY = Nanoseconds(100 * MILLISECOND)
+"""A first token that comes so long after a look, and later than is usual, was not in it."""
 PREFILL_MARGIN = 2.0
 """A prefill beside others' decodes takes longer than by itself."""
 MOST_RATIO = 1.2
@@ -51,11 +53,12 @@ def guess_cached(flights: Iterable[Flight], before: EngineCounters, now: EngineC
     """Brings the guesses for the prompts read between two scrapes in line with the cache hits counted in between.
 
     Prompts that the engine counted and that are not known here (a stranger's, or of a request whose first token is
-    under way) leave room: so many of the hits may be theirs; and the other way round. Within that the guesses stay.
+    under way) leave room: so many of the hits may be theirs. Within that the guesses stay. A prompt that the look
+    before may have counted says nothing: a stranger's as long as it would hide that it is not in these counts.
     """
     if before.cached_prompt_tokens is None or now.cached_prompt_tokens is None:
         return
-    read = [flight for flight in flights if before.at < _read_at(flight) <= now.at]
+    read = [one for one in flights if before.at + one.lag + UNDER_WAY < _read_at(one) <= now.at]
     hits = now.cached_prompt_tokens - before.cached_prompt_tokens
     hits -= sum(flight.hits_told for flight in read if flight.hits_told is not None)
     strange = now.prompt_tokens - before.prompt_tokens - sum(flight.read for flight in read)

@@ -176,6 +176,17 @@ def test_a_prompt_counted_in_the_look_before_leaves_the_guesses_alone() -> None:
     assert (900, 0) == (late.cached, new.cached)
 
 
+def test_a_strangers_prompt_does_not_stand_in_for_one_counted_before() -> None:
+    """
+    As many tokens as ours were counted, and they are a stranger's: that none of them was a hit says nothing of ours.
+    """
+    late = untold("late", 0.9, first=60)
+
+    guess_cached([late], look(0, cached=900, computed=100), look(1000, computed=1100, cached=900))
+
+    assert 900 == late.cached
+
+
 def test_an_embedding_is_read_at_its_end() -> None:
     """
     It has no first token, and its answer tells of no hits.
