@@ -128,6 +128,7 @@ class EngineView:
         self._cache.finished(flight)
         self._read.discard(flight.row)
         self._arrival.finished(flight, weights)
+        self._watch.usual.closed(flight)
         if flight.first is not None and flight.told_by_its_tokens:
             self._gone = [*map(add, self._gone, (flight.read, flight.completion_tokens or 0, flight.sequences))]
         elif flight.ended is not None:

@@ -8,16 +8,18 @@ from proxy.accounting.experts import Streamed
 from proxy.accounting.flight import Flight
 from proxy.accounting.step_clock import Pace
 from proxy.accounting.unseen import Piece, UnseenTraffic
+from proxy.accounting.usual_context import Context
 from proxy.accounting.weights import Weights
 
 UNSEEN_CONTEXT = 512
 """Context of a stranger while nobody else is there."""
 
 
-def usual_context(flights: Sequence[Flight]) -> float:
-    """Mean context of those who are there: the best guess for somebody of whom not even the usual length is known."""
+def context_here(flights: Sequence[Flight]) -> Context:
+    """That of those who are there: the best guess for somebody of whom not even the usual length is known."""
     known = [flight.prompt / flight.prompts + (flight.completion_tokens or 0) / 2 for flight in flights]
-    return sum(known) / len(known) if known else UNSEEN_CONTEXT
+    length = sum(known) / len(known) if known else UNSEEN_CONTEXT
+    return Context(length / 2, length)
 
 
 class Strangers:
@@ -37,21 +39,22 @@ class Strangers:
         """Their work, as one player's; none where there was nobody. present: our own. streamed: see Reading."""
         if not self._parts:
             return []
-        work, usual = Work(), usual_context(present)
+        work, here = Work(), context_here(present)
         for piece, known in self._parts:
-            steps = _add(work, piece, weights.context_of(usual if known is None else known), crowd, pace)
+            context = Context(*map(weights.context_of, known or here))
+            steps = _add(work, piece, context, crowd, pace)
             if streamed:
                 work.experts += steps * streamed.decoding(piece.span.start, piece.span.end)
         return [work]
 
 
-def _add(work: Work, piece: Piece, context: float, crowd: Crowd, pace: Pace) -> float:
+def _add(work: Work, piece: Piece, context: Context, crowd: Crowd, pace: Pace) -> float:
     """The steps of all its sequences."""
     steps = piece.decode / pace.tokens_per_step if piece.steps is None else piece.steps * piece.sequences
     work.prefill += piece.prompt
-    work.prefill_context += piece.prompt * context / 2
+    work.prefill_context += piece.prompt * context.prefill
     work.decode += piece.decode * pace.positions_per_token
-    work.decode_context += piece.decode / pace.tokens_per_step * context
+    work.decode_context += piece.decode / pace.tokens_per_step * context.decode
     work.steps += steps * crowd.mean_share(piece.span.start, piece.span.end)
     work.tokens += piece.prompt + piece.decode
     work.output_tokens += piece.decode

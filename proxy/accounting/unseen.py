@@ -12,6 +12,7 @@ from typing import NamedTuple
 from proxy.accounting.activity import Span
 from proxy.accounting.step_clock import Pace
 from proxy.accounting.units import Nanoseconds
+from proxy.accounting.usual_context import Context
 
 
 class Drafts(NamedTuple):
@@ -108,7 +109,7 @@ class UnseenTraffic:
     held: tuple[float, float] | None = None
     steps: float | None = None
     arrived: float | None = None
-    context: float | None = None
+    context: Context | None = None
     pieces: tuple[Piece, ...] = ()
 
     def within(self, window: Span) -> Iterator[Piece]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from proxy.accounting.activity import Span
 from proxy.accounting.step_clock import ONE_BY_ONE
 from proxy.accounting.unseen import EngineCounters, SeenTokens, UnseenTraffic, pace_between
+from proxy.accounting.usual_context import UsualContext
 
 TOKENS_UNDER_WAY = 3
 """Tokens per running sequence that may be counted by the engine and not yet have arrived here."""
@@ -16,24 +17,8 @@ ESTIMATE_MARGIN = 1.5
 """A prompt whose tokens are only estimated may have so many times more."""
 SOMEBODY = 0.5
 """Sequences."""
-FADE = 0.8
-"""What a look leaves of the sums that make a stranger's usual context: about the last five count."""
-
-
-class UsualContext:
-    """Mean context of strangers while they decode, by fading sums."""
-
-    def __init__(self) -> None:
-        self._read = self._made = self._arrived = 0.0
-
-    def learn(self, read: float, made: float, arrived: float | None) -> float | None:
-        """Takes in tokens read and made by strangers and how many came; None while nothing can be told."""
-        if arrived is None:
-            return None
-        self._read = FADE * self._read + read
-        self._made = FADE * self._made + made
-        self._arrived = FADE * self._arrived + arrived
-        return (self._read + self._made / 2) / self._arrived if self._arrived >= 1 else None
+OWED_FADE = 0.8
+"""What a look leaves of the tokens that strangers read as of late; so many may be owed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +47,14 @@ class Excess:
 
 
 class UnseenWatch:
-    """Compares scrape after scrape; one per backend."""
+    """Compares scrape after scrape; one per backend. usual: their context, which our own requests teach, too."""
 
     def __init__(self) -> None:
         self._engine: EngineCounters | None = None
         self._seen = SeenTokens(0, 0, 0)
         self._carried = Excess()
-        self._context = UsualContext()
-        self._owed = 0.0
+        self.usual = UsualContext()
+        self._owed = self._lately = 0.0
 
     def compare(
         self, engine: EngineCounters, seen: SeenTokens, certain: SeenTokens | None = None
@@ -128,7 +113,7 @@ class UnseenWatch:
                 decode = min(decode, steps * per_step * (max(held) + arrived))
         if not read and not decode and arrived is not None:
             return None  # whoever is there gets tokens: a sequence too many at the end of our own is not somebody's
-        context = self._context.learn(read, decode, arrived)
+        context = self.usual.learn(read, decode, arrived)
         mean = decode / per_step / steps if steps else sum(held) / 2
         return UnseenTraffic(
             Span(before.at, engine.at),
@@ -146,7 +131,8 @@ class UnseenWatch:
 
         Two guesses, each wrong in its own way, and their mean: what is left of all that was computed without ours,
         which may have been counted before a look and heard of after it; and the part that is computed of everybody's
-        prompts. What that gives too much or too little is owed at the next look: the first guess is right in sum.
+        prompts. What that gives too much or too little is owed at the next looks: the first guess is right in sum. Not
+        more is owed than they read lately: hits that nobody tells would make it grow for ever.
         """
         everybody = now.prompt_tokens - before.prompt_tokens
         if now.cached_prompt_tokens is None or everybody <= 0:
@@ -154,7 +140,8 @@ class UnseenWatch:
         computed = now.computed_prompt_tokens - before.computed_prompt_tokens
         owed = self._owed + computed - ours
         found = max(0.0, min(read, (owed + read * min(1.0, computed / everybody)) / 2))
-        self._owed = max(-read, min(read, owed - found))
+        self._lately = OWED_FADE * self._lately + read
+        self._owed = max(-self._lately, min(self._lately, owed - found))
         return found
 
     def _by_sequences(self, before: EngineCounters, engine: EngineCounters, seen: SeenTokens) -> UnseenTraffic | None:

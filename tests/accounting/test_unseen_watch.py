@@ -97,6 +97,21 @@ def test_of_a_strangers_prompt_what_was_computed_is_guessed_from_what_ours_leave
     assert found.prompt == pytest.approx((500 + 3500 / 4) / 2)
 
 
+def test_what_of_ours_was_computed_may_be_known_a_look_late() -> None:
+    """Strangers read 400 tokens a look, ours are 1800 every other look, half of them hits that are told late."""
+    looks, read, ours, known = [], 0, 0, 0
+    for number in range(1, 41):
+        read += 400
+        known = ours // 2
+        ours += 1800 if number % 2 else 0
+        counters = after(made=200 * number, read=read + ours // 2, cached=ours // 2, firsts=number, at=1000 * number)
+        looks.append((counters, SeenTokens(ours, 200 * number, 0, 2, computed=known)))
+
+    found = compared(*looks)
+
+    assert sum(one.prompt for one in found if one) == pytest.approx(read, rel=0.05)
+
+
 def test_queued_requests_are_in_nobodys_steps() -> None:
     """Four run and four wait, of which six are ours: one of the two strangers runs, as far as anybody knows."""
     watch = UnseenWatch()
