@@ -13,7 +13,7 @@ from statistics import median
 from proxy.accounting.activity import Span
 from proxy.accounting.curve import Curve
 from proxy.accounting.flight import Flight
-from proxy.accounting.reconstruction import prefill_span
+from proxy.accounting.reconstruction import BATCHED_TOKENS, prefill_span
 from proxy.accounting.step_clock import Pace
 from proxy.accounting.units import MILLISECOND, SECOND, Nanoseconds
 from proxy.accounting.unseen import Piece, UnseenTraffic
@@ -76,11 +76,13 @@ class Placing:
         shares = [step * sequences for step, sequences in zip(self._steps, held, strict=True)]
         whole = sum(shares) or 1.0
         most = max(1.0, found.arrived or 0.0)
+        chunk = min(BATCHED_TOKENS, found.prompt / most)
         pieces = []
         for span, tokens, step, sequences, share in zip(self._bins, prompts, self._steps, held, shares, strict=True):
-            reading = min(most, tokens * self._token_ns / span.length)
             steps = step if self._counted else None
-            pieces.append(Piece(span, tokens, found.decode * share / whole, sequences + reading, steps))
+            reading = tokens / chunk / step if steps and tokens else tokens * self._token_ns / span.length
+            reading = min(most, reading)
+            pieces.append(Piece(span, tokens, found.decode * share / whole, sequences + reading, steps, reading))
         return tuple(pieces)
 
     def _prompts(self) -> list[float]:

@@ -81,17 +81,24 @@ def reconstruct(
     present = [flight for flight, _ in held]
     presences = [(start, end, float(flight.sequences)) for flight, (start, end) in held]
     crowd = Crowd(window, [*presences, *strangers.presences], engines, shown_steps(present, window, pace))
-    reading = reading_of(window, crowd, present, weights, pace)
+    reading = reading_of(window, crowd, present, weights, pace, strangers.readers)
     works = [work_of(flight, end - start, reading) for flight, (start, end) in held]
     unknown = strangers.works(crowd, weights, pace, present, reading.streamed)
     return Activity(present, works, unknown, crowd.covered_ns, covered=crowd.covered, clocked=crowd.shown)
 
 
-def reading_of(window: Span, crowd: Crowd, present: Iterable[Flight], weights: Weights, pace: Pace) -> Reading:
-    """What `work_of` needs to know of a window and of those present in it."""
+def reading_of(
+    window: Span,
+    crowd: Crowd,
+    present: Iterable[Flight],
+    weights: Weights,
+    pace: Pace,
+    readers: Iterable[Presence] = (),
+) -> Reading:
+    """What `work_of` needs to know of a window and of those present in it. readers: strangers that read a prompt."""
     if not weights.experts:
         return Reading(window, crowd, weights, pace)
-    readers: list[Presence] = []
+    readers = list(readers)
     for flight in present:
         span = prefill_span(flight, weights, window.end)
         part = span.within(window) if span else None

@@ -33,6 +33,11 @@ class Strangers:
         """How many sequences they had in the batch, and when."""
         return [(piece.span.start, piece.span.end, piece.sequences) for piece, _ in self._parts]
 
+    @property
+    def readers(self) -> list[Presence]:
+        """How many of them read a prompt, and when."""
+        return [(piece.span.start, piece.span.end, piece.reading) for piece, _ in self._parts if piece.reading]
+
     def works(
         self, crowd: Crowd, weights: Weights, pace: Pace, present: Sequence[Flight], streamed: Streamed | None
     ) -> list[Work]:
@@ -43,8 +48,10 @@ class Strangers:
         for piece, known in self._parts:
             context = Context(*map(weights.context_of, known or here))
             steps = _add(work, piece, context, crowd, pace)
-            if streamed:
-                work.experts += steps * streamed.decoding(piece.span.start, piece.span.end)
+            if streamed and piece.sequences:
+                reads, start, end = piece.reading / piece.sequences, piece.span.start, piece.span.end
+                work.experts += steps * (1 - reads) * streamed.decoding(start, end)
+                work.experts += steps * reads * streamed.reading(start, end)
         return [work]
 
 

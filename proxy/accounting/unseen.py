@@ -83,13 +83,17 @@ class SeenTokens(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Work of strangers, even in its span: tokens, sequences in the batch, and the engine's steps if they are known."""
+    """Work of strangers, even in its span: tokens, sequences in the batch, and the engine's steps if they are known.
+
+    reading: of the sequences those that read a prompt.
+    """
 
     span: Span
     prompt: float
     decode: float
     sequences: float
     steps: float | None = None
+    reading: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ class UnseenTraffic:
             if inside is not None:
                 part = inside.length / piece.span.length
                 steps = None if piece.steps is None else piece.steps * part
-                yield Piece(inside, piece.prompt * part, piece.decode * part, piece.sequences, steps)
+                yield Piece(inside, piece.prompt * part, piece.decode * part, piece.sequences, steps, piece.reading)
 
 
 def pace_between(before: EngineCounters, now: EngineCounters) -> Pace | None:

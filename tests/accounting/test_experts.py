@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from proxy.accounting.activity import Span
 from proxy.accounting.crowd import Crowd
-from proxy.accounting.experts import Streamed, shares
+from proxy.accounting.experts import CHUNK, Streamed, shares
 from proxy.accounting.reconstruction import reconstruct
 from proxy.accounting.step_clock import ONE_BY_ONE
 from proxy.accounting.taking_up import TakingUp
+from proxy.accounting.unseen import Piece, UnseenTraffic
 from proxy.accounting.weights import Weights
-from tests.accounting.flights import WEIGHTS, ms
+from tests.accounting.flights import WEIGHTS, ms, stream
 from tests.accounting.scripted import Engine, book_of, decoding
 
 touched_drawn = st.floats(0.005, 1.0)
@@ -168,3 +169,22 @@ def test_a_crowd_that_grows_pays_by_the_step() -> None:
 def test_where_nobody_is_nobody_pays() -> None:
     """No steps, no experts."""
     assert Streamed(Crowd(Span(ms(0), ms(9)), []), [], 0.1).decoding(ms(4), ms(4)) == 0
+
+
+@pytest.mark.parametrize("reading", [0.0, 1.0])
+def test_strangers_pay_for_what_their_prompts_touch(reading: float) -> None:
+    """
+    One of ours decodes beside two strangers, of which one reads a prompt in every step, or neither does.
+    """
+    second = Span(ms(0), ms(1000))
+    piece = Piece(second, 100 * CHUNK * reading, 200 - 100 * reading, 2.0, 100.0, reading)
+    unseen = UnseenTraffic(second, piece.prompt, piece.decode, 2.0, pieces=(piece,))
+    ours = stream("ours", sent=-200, first=-100, tokens=120, over=False)
+
+    found = reconstruct(second, [ours], weights=mixture(0.0625), unseen=[unseen])
+
+    decoders = 3 - round(reading)
+    parts = shares([1] * decoders + [CHUNK] * round(reading), 0.0625)
+    assert found.works[0].experts == pytest.approx(100 * parts[1], rel=0.01)
+    theirs = (2 - reading) * parts[1] + (reading and parts[CHUNK])
+    assert found.strangers[0].experts == pytest.approx(100 * theirs, rel=0.01)

@@ -191,7 +191,7 @@ def test_a_strangers_prompt_pays_for_what_was_computed() -> None:
 
 def test_a_strangers_context_has_the_models_window_too() -> None:
     """
-    Sliding windows cap what is guessed for a sequence that nobody knows.
+    Sliding windows cap what is guessed for a sequence that nobody knows, and for a token in the middle of its prompt.
     """
     capped = replace(WEIGHTS, window=128, windowed=1.0)
     unseen = [UnseenTraffic(Span(ms(0), ms(100)), prompt=10, decode=10, sequences=1)]
@@ -199,7 +199,7 @@ def test_a_strangers_context_has_the_models_window_too() -> None:
 
     (found,) = reconstruct(Span(ms(0), ms(100)), [], weights=capped, unseen=unseen).strangers
 
-    assert (1280, 640) == (found.decode_context, found.prefill_context)
+    assert (1280, 1280) == (found.decode_context, found.prefill_context)
 
 
 def test_strangers_are_bounded_while_no_meter_gives_readings() -> None:

@@ -55,6 +55,19 @@ def test_a_prompt_lies_where_our_stream_stalls() -> None:
     assert sum(piece.prompt for piece in inside(made, *STALL)) == pytest.approx(3000)
 
 
+@pytest.mark.parametrize(("prompt", "steps"), [(300, 1), (1500, 1), (4096, 2)])
+def test_a_prompt_is_read_in_as_many_steps_as_it_has_chunks(prompt: int, steps: int) -> None:
+    """One that fits into the budget of a step is in one step, however long that takes."""
+    stream = Flight("ours", "ours", ms(-200), prompt_tokens=10, cached_tokens=0)
+    for number, at in enumerate(at for at in range(-100, 1010, 10) if not STALL[0] < at < STALL[1] or at == 350):
+        stream.tick(ms(at), number + 1)
+
+    made = pieces(UnseenTraffic(SECOND, prompt, 0, 1, held=(0, 0), steps=92, arrived=1), stream)
+
+    assert sum(piece.reading * (piece.steps or 0) for piece in made) == pytest.approx(steps, rel=0.02)
+    assert all(piece.sequences >= piece.reading for piece in made)
+
+
 def test_a_stall_that_our_own_prompt_explains_is_not_a_strangers() -> None:
     """Two stalls; in the first one a prompt of ours was read."""
     ours = Flight("new", "new", ms(300), prompt_tokens=round(0.09 / WEIGHTS.token_s), cached_tokens=0)
