@@ -4,6 +4,7 @@ Lengths are in units of about 16 tokens: see prefix_chain.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from itertools import takewhile
 from math import ceil
 from typing import NamedTuple
@@ -29,7 +30,8 @@ NOTHING = Match(0, 0.0, 0.0)
 class PrefixCache:
     """Pieces by least recent use, as vLLM frees them: of one prompt the deepest go first (BlockPool.free_blocks).
 
-    What was last used together is kept together and found by its first name, so that a prompt is a few entries.
+    What requests under way have stays, even beyond the room. What was last used together is kept together and found by
+    its first name, so that a prompt is a few entries.
     """
 
     def __init__(self, room: int) -> None:
@@ -38,7 +40,7 @@ class PrefixCache:
         self._units = 0
         self._stretches: dict[bytes, Stretch] = {}
         self._ends: dict[bytes, End] = {}
-        self._order: OrderedDict[Stretch | End, None] = OrderedDict()
+        self._order: OrderedDict[Stretch | End, None] = OrderedDict()  # of those that nobody has, the oldest first
         self._torn = False
 
     @property
@@ -78,27 +80,29 @@ class PrefixCache:
         return count
 
     def look_up(self, chain: Chain) -> tuple[Match, Held]:
-        """What of a prompt is there, and then all of it is: `found` and `hold` in one, fast where nothing was there."""
+        """What of a prompt is there; then all of it is, and in use until it is `answered` or dropped."""
         pieces = chain.pieces
         known = not pieces or pieces[0] in self._stretches or chain.end in self._ends
-        if known or chain.quotes or self._torn:
-            return self.found(chain), self.hold(chain)
-        end, stretch = End(chain.end, 1), self._added(pieces, 0)
-        self._ends[chain.end] = end
-        self._units += 1
-        self._order[end] = self._order[stretch] = None
-        self._evict_many()
-        return NOTHING, Held(end, [stretch])
+        if not known and not chain.quotes and not self._torn:
+            match, held = NOTHING, Held(End(chain.end), [self._added(pieces, 0)])
+            self._ends[chain.end] = held.end
+        else:
+            match, held = self.found(chain), self._put(chain)
+        for one in held.deepest_first:
+            one.users += 1
+            self._order.pop(one, None)
+        self._grow(held.end, 1)
+        return match, held
 
-    def hold(self, chain: Chain, answer: int = 0) -> Held:
-        """Puts a prompt in, or notes that it is in use. answer: units made in answer to it, which need room too."""
-        held = self._put(chain)
-        self._use(held, max(1, answer))
-        return held
+    def hold(self, chain: Chain, answer: int = 0) -> None:
+        """Puts a prompt in that is over at once. answer: units made in answer to it, which need room too."""
+        self.answered(chain, self.look_up(chain)[1], answer)
 
     def answered(self, chain: Chain, held: Held, answer: int) -> None:
-        """The same of a prompt that was put in before, and may be where it was put."""
-        self._use(held if held.whole(chain.pieces) else self._put(chain), max(1, answer))
+        """A prompt that was looked up is over: nobody has it now, and it was used last."""
+        held = held if held.whole(chain.pieces) else self._put(chain)
+        self._leave(held.deepest_first)
+        self._grow(held.end, max(1, answer))
 
     def _put(self, chain: Chain) -> Held:
         end = self._ends.get(chain.end)
@@ -106,17 +110,19 @@ class PrefixCache:
             end = self._ends[chain.end] = End(chain.end)
         return Held(end, self._path(chain.pieces))
 
-    def _use(self, held: Held, units: int) -> None:
-        """It is the newest, the beginning of the prompt newer than what follows."""
-        order, (end, path) = self._order, held
+    def _leave(self, entries: Iterable[Stretch | End]) -> None:
+        """One user less; what has none left is the newest that nobody has, the beginning newer than what follows."""
+        order = self._order
+        for one in entries:
+            one.users = max(0, one.users - 1)
+            if not one.users:
+                order[one] = None
+                order.move_to_end(one)
+
+    def _grow(self, end: End, units: int) -> None:
         if units > end.units:
             self._units += units - end.units
             end.units = units
-        order[end] = None
-        order.move_to_end(end)
-        for stretch in reversed(path):
-            order[stretch] = None
-            order.move_to_end(stretch)
         self._evict_many()
 
     def _evict_many(self) -> None:
@@ -149,17 +155,20 @@ class PrefixCache:
 
     def _parted(self, stretch: Stretch, number: int) -> Stretch:
         """The first so many pieces, which are about to be used, by themselves; the others stay where they are."""
-        first = Stretch(stretch.names[:number], stretch.start, number)
+        first = Stretch(stretch.names[:number], stretch.start, number, stretch.users)
         stretch.names, stretch.start = stretch.names[number : stretch.count], stretch.start + number
         stretch.count -= number
         self._stretches[first.names[0]], self._stretches[stretch.names[0]] = first, stretch
         return first
 
     def drop(self, chain: Chain, *, beyond: int) -> None:
-        """Takes out the pieces after the first `beyond` ones, and the end: they were never computed."""
+        """A prompt that was looked up is over: the pieces after the first `beyond` ones, and the end, go, because they
+        were never computed.
+        """
         end, place, self._torn = self._ends.get(chain.end), 0, True
         if end is not None:
             self._shorten(end, 0)
+        kept: list[Stretch] = []
         while place < len(chain.pieces):
             stretch = self._stretches.get(chain.pieces[place])
             if stretch is None:
@@ -168,18 +177,24 @@ class PrefixCache:
             common = stretch.in_common(chain.pieces)
             if place + common > beyond:
                 self._shorten(stretch, max(0, beyond - place))
+            if stretch.count:
+                kept.insert(0, stretch)
             place += common
+        self._leave(kept)
+        self._evict_many()
 
     def _shorten(self, held: Stretch | End, number: int) -> None:
         """Leaves the first so many pieces of it, none of an end."""
         if isinstance(held, End):
             self._units -= held.units
             held.units = 0
-            del self._ends[held.name], self._order[held]
+            del self._ends[held.name]
+            self._order.pop(held, None)
             return
         self._units -= held.units_from(number)
         if not number:
-            del self._stretches[held.names[0]], self._order[held]
+            del self._stretches[held.names[0]]
+            self._order.pop(held, None)
         held.count = number
 
     def clear(self) -> None:
@@ -193,7 +208,7 @@ class PrefixCache:
 
     def _evict(self) -> None:
         order, over = self._order, self._units - self._room
-        while over > 0:
+        while over > 0 and order:
             oldest = next(iter(order))
             if isinstance(oldest, End):
                 over -= oldest.units

@@ -1,6 +1,7 @@
 """What a prefix cache is made of: stretches of pieces that were used together, and the ends of prompts."""
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from proxy.accounting.prefix_chain import EQUAL_PIECES, reach, size
 class Stretch:
     """Pieces of prompts that lie one after the other and were last used together, from the piece number `start` on.
 
+    users: requests under way that have it; what is in use is not thrown out.
+
     Their names imply all before them: where one is equal to another's, so are all that come before. Only the first
     `count` names are there still.
     """
@@ -18,6 +21,7 @@ class Stretch:
     names: tuple[bytes, ...]
     start: int
     count: int
+    users: int = 0
 
     def in_common(self, pieces: tuple[bytes, ...]) -> int:
         """How many of them a prompt has, too, that has the first of them."""
@@ -45,10 +49,11 @@ class Stretch:
 
 @dataclass(slots=True, eq=False)
 class End:
-    """The last piece of a prompt and the answer to it, in units; none once it has been thrown out."""
+    """The last piece of a prompt and the answer to it, in units; none once it has been thrown out. users: as above."""
 
     name: bytes
     units: int = 0
+    users: int = 0
 
 
 class Held(NamedTuple):
@@ -56,6 +61,11 @@ class Held(NamedTuple):
 
     end: End
     path: list[Stretch]
+
+    @property
+    def deepest_first(self) -> Sequence[Stretch | End]:
+        """All of them."""
+        return (self.end, *reversed(self.path))
 
     def whole(self, pieces: tuple[bytes, ...]) -> bool:
         """Whether it is all there still, and nobody has parted it since."""

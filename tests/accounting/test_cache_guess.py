@@ -197,8 +197,8 @@ def test_the_room_is_what_the_engine_says_in_its_own_tokens() -> None:
     for number in range(600):
         over(guess, sent(guess, chain(number), row=str(number)), 0.0, tokens=525)
     guess.scraped(page(capacity=1600))
-    sent(guess, chain(-2, -3), row="a")
-    sent(guess, chain(-4, -5), row="b")
+    over(guess, sent(guess, chain(-2, -3), row="a"), 0.0, tokens=1025)
+    over(guess, sent(guess, chain(-4, -5), row="b"), 0.0, tokens=1025)
 
     assert sent(guess, chain(-2, -3), row="c").cached_part == pytest.approx(10 / 20.5, abs=0.06)
     guess.scraped(page(capacity=None))

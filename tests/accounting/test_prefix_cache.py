@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from proxy.accounting.prefix_cache import Match, PrefixCache
 from proxy.accounting.prefix_chain import EQUAL_PIECES, Chain, Quote, reach, size
+from proxy.accounting.prefix_entries import Held
 
 
 def chain(*path: int, rest: float = 0.5, quotes: tuple[Quote, ...] = ()) -> Chain:
@@ -118,14 +119,32 @@ class Plain:
     def __init__(self, room: int) -> None:
         self.room = room
         self.held: list[tuple[bytes, int]] = []
+        self.under_way: list[Chain] = []
 
     def hold(self, one: Chain) -> None:
         ends = [units for name, units in self.held if name == one.end]
         newest = [(one.end, max([1, *ends])), *reversed([(name, size(at)) for at, name in enumerate(one.pieces)])]
         names = {name for name, _ in newest}
         self.held = [entry for entry in self.held if entry[0] not in names] + newest
-        while sum(units for _, units in self.held) > self.room:
-            del self.held[0]
+        self.fit()
+
+    def fit(self) -> None:
+        used = {name for one in self.under_way for name in (one.end, *one.pieces)}
+        free = [entry for entry in self.held if entry[0] not in used]
+        while free and self.units > self.room:
+            self.held.remove(free.pop(0))
+
+    @property
+    def units(self) -> int:
+        return sum(units for _, units in self.held)
+
+    def begin(self, one: Chain) -> None:
+        self.under_way.append(one)
+        self.hold(one)
+
+    def end(self, one: Chain) -> None:
+        self.under_way.remove(one)
+        self.hold(one)
 
     def drop(self, one: Chain, beyond: int) -> None:
         gone = {one.end, *one.pieces[beyond:]}
@@ -145,7 +164,9 @@ def test_it_holds_what_a_plain_model_holds(room: int, sent: list[list[int]], ask
     cache, plain = PrefixCache(room), Plain(room)
     for number, path in enumerate(sent):
         if number % 2:
-            assert cache.look_up(chain(*path))[0].pieces == plain.found(chain(*path))
+            match, held = cache.look_up(chain(*path))
+            assert match.pieces == plain.found(chain(*path))
+            cache.answered(chain(*path), held, 0)
         else:
             cache.hold(chain(*path))
         plain.hold(chain(*path))
@@ -156,6 +177,28 @@ def test_it_holds_what_a_plain_model_holds(room: int, sent: list[list[int]], ask
     assert all(name.rpartition(b"/")[0] in names for name in names if b"/" in name)
 
 
+@given(st.integers(0, 25), st.lists(st.tuples(PATHS, st.integers(0, 6)), max_size=25), st.lists(PATHS, max_size=5))
+def test_what_requests_under_way_have_stays(
+    room: int, sent: list[tuple[list[int], int]], asked: list[list[int]]
+) -> None:
+    """Each is over when so many others have come; meanwhile nothing of it goes, even where there is no room."""
+    cache, plain = PrefixCache(room), Plain(room)
+    open_until: list[tuple[int, Chain, Held]] = []
+    for now, (path, others) in enumerate(sent):
+        match, held = cache.look_up(chain(*path))
+        assert match.pieces == plain.found(chain(*path))
+        plain.begin(chain(*path))
+        open_until.append((now + others, chain(*path), held))
+        for entry in [one for one in open_until if one[0] <= now]:
+            open_until.remove(entry)
+            cache.answered(entry[1], entry[2], 0)
+            plain.end(entry[1])
+        assert all(cache.found(one).pieces == len(one.pieces) for _, one, _ in open_until)
+
+    assert [cache.found(chain(*path)).pieces for path in asked] == [plain.found(chain(*path)) for path in asked]
+    assert len(cache) == plain.units
+
+
 @given(st.integers(0, 25), st.lists(st.tuples(st.booleans(), PATHS), max_size=25), st.lists(PATHS, max_size=5))
 def test_what_was_dropped_and_comes_again_is_as_in_a_plain_model(
     room: int, sent: list[tuple[bool, list[int]]], asked: list[list[int]]
@@ -164,12 +207,14 @@ def test_what_was_dropped_and_comes_again_is_as_in_a_plain_model(
     cache, plain = PrefixCache(room), Plain(room)
     for leaves, path in sent:
         one = chain(*path)
-        before = cache.found(one).pieces
-        cache.hold(one)
-        plain.hold(one)
+        match, held = cache.look_up(one)
+        plain.begin(one)
+        plain.end(one)
         if leaves:
-            cache.drop(one, beyond=before)
-            plain.drop(one, beyond=before)
+            cache.drop(one, beyond=match.pieces)
+            plain.drop(one, beyond=match.pieces)
+        else:
+            cache.answered(one, held, 0)
 
     assert [cache.found(chain(*path)).pieces for path in asked] == [plain.found(chain(*path)) for path in asked]
     assert len(cache) == sum(units for _, units in plain.held) <= room
