@@ -10,6 +10,7 @@ Reading order, from the bottom up; each part imports itself and what stands abov
     relay.py       loop 1: a request forwarded, its tokens noted
     sampler.py     loop 2: every period each meter is read
     settlement.py  loop 3: windows meet requests, the ledger is posted
+    asgi.py        the client's end of an exchange
     routes.py reports/ pages.py metrics.py settings.py   the edge: HTTP, Prometheus, settings
     app/           where the parts meet
     commands/      one file per subcommand

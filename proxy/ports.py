@@ -1,6 +1,6 @@
 """What the loops need from the outside: the smallest protocols, nothing more."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
@@ -55,17 +55,23 @@ class OpenMeters(Protocol):
     def __call__(self, spec: str, gpus: Sequence[str]) -> Sequence[Meter]: ...
 
 
+class Sink(Protocol):
+    """Takes a piece of a body; gives what must be awaited before the next one, where the taker is slow."""
+
+    def __call__(self, piece: bytes, /) -> Awaitable[None] | None: ...
+
+
 class Answer(Protocol):
-    """The head of an engine's answer, and its body as it comes."""
+    """The head of an engine's answer, and its body. Reading it raises BackendFailed or BackendTimeout."""
 
-    @property
-    def status(self) -> int: ...
+    status: int
+    headers: Headers
 
-    @property
-    def headers(self) -> Headers: ...
+    async def whole(self) -> bytes: ...
 
-    @property
-    def chunks(self) -> AsyncIterator[bytes]: ...
+    async def pour(self, sink: Sink) -> None:
+        """Hands the body on as it comes, piece by piece, until its end."""
+        ...
 
 
 class Engine(Protocol):
@@ -103,9 +109,13 @@ class Client(Protocol):
 
     async def start(self, status: int, headers: Headers) -> None: ...
 
-    async def send(self, body: bytes) -> None: ...
+    def write(self, body: bytes) -> Awaitable[None] | None:
+        """Sends a piece of the body at once; gives what must be awaited where the client reads more slowly."""
+        ...
 
-    async def finish(self) -> None: ...
+    async def finish(self, body: bytes = b"") -> None:
+        """Ends the body, with a last piece."""
+        ...
 
 
 class Store(Protocol):

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
+import random
 import secrets
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,7 @@ class Relay:
         self._clock = clock
         self._wall_clock_ns = wall_clock_ns
         self._salt = secrets.token_bytes(SALT_BYTES)
+        self._chance = random.Random(secrets.token_bytes(32))  # names, not secrets: asking the kernel takes longer
 
     async def relay(self, incoming: Incoming, client: Client) -> None:
         """Answers the client. Raises RequestError if nothing was sent to it yet, for the edge to put in words.
@@ -78,7 +79,7 @@ class Relay:
             incoming.body,
             usage_wanted=incoming.energy_in_usage,
             salt=self._salt,
-            answer_id=f"resp_{secrets.token_hex(8)}",
+            answer_id=f"resp_{self._chance.getrandbits(64):016x}",
         )
         tried: frozenset[str] = frozenset()
         while True:
@@ -105,7 +106,7 @@ class Relay:
 
     def _open(self, incoming: Incoming, ask: Ask, member: Member) -> Bill:
         flight = Flight(
-            row=uuid.uuid4().hex,
+            row=f"{self._chance.getrandbits(128):032x}",
             request_id=incoming.request_id,
             engine_id=ask.answer_id,
             sent=self._clock(),
@@ -158,7 +159,7 @@ class Relay:
             bill.model = ask.model
 
     async def _whole(self, incoming: Incoming, bill: Bill, answer: Answer, client: Client) -> None:
-        body = b"".join([chunk async for chunk in answer.chunks])
+        body = await answer.whole()
         arrived = self._clock()
         flight = bill.flight
         flight.silent = True
@@ -178,8 +179,7 @@ class Relay:
                 body = usage.with_energy(body, place, as_json(energy))
                 sent = [(n, str(len(body)).encode() if n == b"content-length" else v) for n, v in sent]
         await client.start(answer.status, sent)
-        await client.send(body)
-        await client.finish()
+        await client.finish(body)
         bill.added_ns = (bill.added_ns or 0) + self._clock() - arrived
 
     async def _stream(
@@ -189,38 +189,42 @@ class Relay:
         flight = bill.flight
         flight.silent = False
         await client.start(answer.status, answer.headers)
+
+        def take(chunk: bytes) -> Awaitable[None] | None:
+            arrived = self._clock()
+            seen = tap.feed(chunk)
+            self._note(flight, tap, arrived)
+            return client.write(seen) if seen else None
+
         failure: str | None = None
         try:
-            async for chunk in answer.chunks:
-                arrived = self._clock()
-                seen = tap.feed(chunk)
-                self._note(flight, tap, arrived)
-                if seen:
-                    await client.send(seen)
+            await answer.pour(take)
         except (BackendFailed, BackendTimeout) as error:
             failure = error.message
         complete = tap.complete or (ask.path not in GENERATING and failure is None)
         if not complete and failure is None:
             failure = f"The backend {member.name} ended the stream before it was complete."
         flight.end(self._clock(), "ok" if complete and not tap.failed else "partial")
-        await client.send(self._closing(incoming, bill, tap, failure))
-        await client.finish()
+        await client.finish(self._closing(incoming, bill, tap, failure))
 
-    def _note(self, flight: Flight, tap: StreamTap, arrived: Any) -> None:
+    def _note(self, flight: Flight, tap: StreamTap, arrived: Nanoseconds) -> None:
         counts = tap.counts
-        flight.prompt_tokens = counts.prompt if counts.prompt is not None else flight.prompt_tokens
-        flight.cached_tokens = counts.cached if counts.cached is not None else flight.cached_tokens
-        if counts.completion:
-            flight.tick(arrived, counts.completion)
+        completion = counts.completion
+        if counts.prompt is not None:
+            flight.prompt_tokens = counts.prompt
+        if counts.cached is not None:
+            flight.cached_tokens = counts.cached
+        if completion:
+            flight.tick(arrived, completion)
             if len(flight.begins) < flight.sequences > 1:
                 flight.begun(arrived, sum(tokens > 0 for tokens in counts.by_choice.values()))
-        if flight.scheduled is None:
+        if tap.queue_time_ms is not None and flight.scheduled is None:
             flight.scheduled = _scheduled(flight, tap.queue_time_ms, arrived)
 
     def _closing(self, incoming: Incoming, bill: Bill, tap: StreamTap, failure: str | None) -> bytes:
-        energy = self._energy(bill)
+        energy = as_json(self._energy(bill))
         if tap.complete:
-            return tap.finish(as_json(energy), comment=comment(energy), in_usage=incoming.energy_in_usage)
+            return tap.finish(energy, comment=comment(energy), in_usage=incoming.energy_in_usage)
         if failure is None:
             return tap.rest + comment(energy) + b"\n\n"
         _log.warning("%s (request %s)", failure, incoming.request_id)

@@ -7,12 +7,12 @@ import uuid
 from collections.abc import Callable, Mapping
 
 from starlette.requests import Request
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from proxy.asgi import AsgiClient, Gone
 from proxy.errors import BodyTooLarge, NotFound, RequestError, Unauthorized
 from proxy.ports import Clock
 from proxy.relay import Incoming, Relay
-from proxy.wire.energy import error_body
 from proxy.wire.headers import Headers, end_to_end, value_of
 
 _log = logging.getLogger(__name__)
@@ -74,38 +74,6 @@ class Tenants:
         return self.name_of(request.headers.raw) if self.configured else None
 
 
-class AsgiClient:
-    """The client's end of one ASGI exchange. Adds x-request-id to whatever is answered."""
-
-    def __init__(self, send: Send, request_id: str) -> None:
-        self._send = send
-        self._request_id = request_id
-        self.started = False
-
-    async def start(self, status: int, headers: Headers) -> None:
-        """Sends the head."""
-        self.started = True
-        kept = [(name, value) for name, value in headers if name != b"x-request-id"]
-        kept.append((b"x-request-id", self._request_id.encode()))
-        await self._send({"type": "http.response.start", "status": status, "headers": kept})
-
-    async def send(self, body: bytes) -> None:
-        """Sends a piece of the body; waits while the client reads more slowly than it comes."""
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
-
-    async def finish(self) -> None:
-        """Ends the body."""
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def refuse(self, error: RequestError, *, close: bool) -> None:
-        """Answers with OpenAI's error object. close: and ends the connection."""
-        body = error_body(error.message, type=error.type, code=error.code, param=error.param)
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await self.start(error.status, [*headers, (b"connection", b"close")] if close else headers)
-        await self.send(body)
-        await self.finish()
-
-
 async def _drain(receive: Receive) -> None:
     left = DRAINED
     while left > 0:
@@ -155,7 +123,7 @@ class RelayEndpoint:
         headers: Headers = scope["headers"]
         given = value_of(headers, b"x-request-id")
         request_id = given.decode() if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        client = AsgiClient(send, request_id)
+        client = AsgiClient(scope, send, request_id)
         # A body that waits for "100 Continue" may never come: the connection cannot be used again after a refusal.
         close = value_of(headers, b"expect") is not None
         try:
@@ -203,15 +171,24 @@ class RelayEndpoint:
 
     async def _until_client_goes(self, incoming: Incoming, client: AsgiClient, receive: Receive) -> None:
         """Relays; when the client hangs up first, the relay is cancelled, which closes the engine's connection."""
-        work = asyncio.ensure_future(self._relay.relay(incoming, client))
-        gone = asyncio.ensure_future(receive())
+        gone = Gone(receive, client)
         try:
-            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                work.cancel()
-                await asyncio.wait((work,))
-                return
-            work.result()
+            await self._relay.relay(incoming, client)
+        except asyncio.CancelledError:
+            if not gone.happened:
+                raise
         finally:
-            gone.cancel()
-            work.cancel()
+            gone.forget()
+
+
+class InFront:
+    """What is relayed goes to the relay at once: FastAPI's layers cost more than it does. All else is FastAPI's."""
+
+    def __init__(self, relay: RelayEndpoint, rest: ASGIApp) -> None:
+        self._relay, self._rest = relay, rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(PASSED):
+            await self._relay(scope, receive, send)
+        else:
+            await self._rest(scope, receive, send)

@@ -20,6 +20,7 @@ from proxy.accounting.prefix_chain import Chain
 from proxy.accounting.units import MILLISECOND, SECOND, Nanoseconds
 from proxy.accounting.weights import LLAMA_8B, roofline_prior
 from proxy.errors import BackendFailed, BackendTimeout, NoBackend, Refused
+from proxy.ports import Sink
 from proxy.relay import UNKNOWN, Incoming, Relay
 from proxy.upstream.pool import Pool
 from proxy.wire.headers import Headers
@@ -48,18 +49,19 @@ class ScriptedAnswer:
     status: int = 200
     headers: Headers = None  # type: ignore[assignment]
 
-    @property
-    def chunks(self) -> AsyncIterator[bytes]:
-        return self._chunks()
+    async def whole(self) -> bytes:
+        taken: list[bytes] = []
+        await self.pour(taken.append)
+        return b"".join(taken)
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
+    async def pour(self, sink: Sink) -> None:
         for piece in self.pieces:
             if isinstance(piece, Exception):
                 raise piece
             if isinstance(piece, asyncio.Event):
                 await piece.wait()
-            else:
-                yield piece
+            elif (slow := sink(piece)) is not None:
+                await slow
 
 
 class ScriptedEngine:
@@ -95,11 +97,12 @@ class Listener:
     async def start(self, status: int, headers: Headers) -> None:
         self.status, self.headers = status, headers
 
-    async def send(self, body: bytes) -> None:
+    def write(self, body: bytes) -> None:
         self.body += body
         self.heard.set()
 
-    async def finish(self) -> None:
+    async def finish(self, body: bytes = b"") -> None:
+        self.body += body
         self.finished = True
 
 

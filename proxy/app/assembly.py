@@ -22,7 +22,7 @@ from proxy.ports import Meter
 from proxy.relay import Relay
 from proxy.reports.finder import Finder
 from proxy.reports.routes import energy_routes
-from proxy.routes import RelayEndpoint, Tenants
+from proxy.routes import InFront, RelayEndpoint, Tenants
 from proxy.sampler import Sampler
 from proxy.settings import Settings, key_digest
 from proxy.settlement import Settlement
@@ -87,7 +87,7 @@ class Service:
         self._watch = Watch(self.engines, self.pool, clock=monotonic, on_counters=self._scraped, on_root=self._weigh)
         self._sampler: Sampler | None = None
 
-    def traffic(self) -> FastAPI:
+    def traffic(self) -> InFront:
         """The application for clients."""
         digests = {digest: tenant.name for tenant in self.settings.tenants for digest in tenant.key_sha256}
         tenants = Tenants(digests, key_digest, configured=bool(self.settings.tenants))
@@ -98,8 +98,9 @@ class Service:
             pool=self.pool, engines=self.engines, groups=self.groups, clock=monotonic, wall_clock_ns=time.time_ns
         )
         limit = self.settings.max_body_mb * 2**20
-        app.mount("/", RelayEndpoint(relay, tenants=tenants, max_body=limit, clock=monotonic))
-        return app
+        endpoint = RelayEndpoint(relay, tenants=tenants, max_body=limit, clock=monotonic)
+        app.mount("/", endpoint)
+        return InFront(endpoint, app)
 
     def admin(self) -> FastAPI:
         """The application for operators; runs on its own thread, because rendering metrics takes time."""

@@ -1,69 +1,24 @@
 """`jouleproxy serve`: the two listeners, from start to a clean end."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
 import threading
-from collections.abc import Iterator
 
-import uvicorn
+import uvloop
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import proxy
 from proxy.app import Service, collector
+from proxy.commands.listener import Server, listen, make_server
 from proxy.errors import ConfigurationError
 from proxy.settings import Settings, multiprocess_warning
 from proxy.stores.engines import database_url, shown_url
 
 _log = logging.getLogger(__name__)
-GRACE_S = 10
-"""Seconds that open answers get to end after the first signal."""
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the service ends in its own order."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _listen(host: str, port: int, what: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        flag = "--port" if what == "traffic" else "--admin-port"
-        raise ConfigurationError(
-            f"the {what} listener cannot use {host}:{port} ({error.strerror}); choose another with {flag}"
-        ) from error
-    listener.setblocking(False)
-    return listener
-
-
-def _server(app: object, level: str) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            app,  # type: ignore[arg-type]
-            log_config=None,
-            log_level=level,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            lifespan="off",
-            ws="none",
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=GRACE_S,
-        )
-    )
 
 
 def _address(listener: socket.socket) -> str:
@@ -95,7 +50,7 @@ def banner(service: Service, traffic: str, admin: str) -> Table:
 
 async def _serve(settings: Settings, console: Console) -> int:
     failures: list[BaseException] = []
-    servers: list[_Server] = []
+    servers: list[Server] = []
 
     def stop(error: BaseException | None = None) -> None:
         if error is not None:
@@ -107,12 +62,13 @@ async def _serve(settings: Settings, console: Console) -> int:
 
     service = Service(settings, on_failure=stop)
     try:
-        traffic_socket = _listen(settings.host, settings.port, "traffic")
-        admin_socket = _listen(settings.admin_host, settings.admin_port, "admin")
+        traffic_socket = listen(settings.host, settings.port, "traffic")
+        admin_socket = listen(settings.admin_host, settings.admin_port, "admin")
     except ConfigurationError:
         await service.stop()
         raise
-    traffic, admin = _server(service.traffic(), settings.log_level), _server(service.admin(), settings.log_level)
+    traffic = make_server(service.traffic(), settings.log_level)
+    admin = make_server(service.admin(), settings.log_level)
     servers.append(traffic)
     for signum in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signum, stop)
@@ -138,4 +94,5 @@ def serve(settings: Settings, console: Console) -> int:
     warning = multiprocess_warning()
     if warning:
         _log.warning(warning)
-    return asyncio.run(_serve(settings, console))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings, console))

@@ -87,9 +87,9 @@ def as_json(energy: dict[str, Any]) -> bytes:
     return json.dumps(energy, separators=(",", ":")).encode()
 
 
-def comment(energy: dict[str, Any]) -> bytes:
-    """The SSE comment line, without its line end."""
-    return b": energy " + as_json(energy)
+def comment(energy: bytes) -> bytes:
+    """The SSE comment line, without its line end. energy: as JSON."""
+    return b": energy " + energy
 
 
 def headers(energy: dict[str, Any]) -> list[tuple[bytes, bytes]]:

@@ -31,7 +31,7 @@ from proxy.accounting.samples import Sample
 from proxy.accounting.steps import EngineStep
 from proxy.accounting.weights import Weights
 from proxy.app import Service, assembly
-from proxy.commands.serve import _server
+from proxy.commands.listener import make_server
 from proxy.meters.modelled import busy_ticks
 from proxy.settings import Backend, Settings, Tenant, key_digest
 from tests.engine.real import RealEngine, free_port
@@ -127,7 +127,7 @@ class Books:
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self.service = Service(self._settings, on_failure=lambda error: self._ready.set_exception(error))
         (self.group,) = self.service.groups.values()
-        server = _server(self.service.traffic(), "warning")
+        server = make_server(self.service.traffic(), "warning")
         await self.service.start()
         serving = asyncio.ensure_future(server.serve([listener]))
         self._ready.set_result(None)

@@ -36,7 +36,9 @@ def ask(
 
     async def work(client: EngineClient) -> tuple[int, Headers, bytes]:
         async with client.ask(method, target, headers or [], b"body") as answer:
-            return answer.status, answer.headers, b"".join([chunk async for chunk in answer.chunks])
+            pieces: list[bytes] = []
+            await answer.pour(pieces.append)
+            return answer.status, answer.headers, b"".join(pieces)
 
     found = run(url, work, api_key)
     assert isinstance(found, tuple)
@@ -156,7 +158,11 @@ def test_leaving_early_closes_the_connection(engine: SimulatedEngine) -> None:
         body = b'{"model":"tiny","messages":[],"stream":true,"max_tokens":2000,"ignore_eos":true}'
         headers = [(b"content-type", b"application/json")]
         async with client.ask("POST", "/v1/chat/completions", headers, body) as answer:
-            await anext(answer.chunks)
+            begun = asyncio.Event()
+            pouring = asyncio.ensure_future(answer.pour(lambda _: begun.set()))
+            await begun.wait()
+            pouring.cancel()
+            await asyncio.wait([pouring])
         assert await asyncio.to_thread(engine.requests[-1].disconnected.wait, 5)
 
     run(engine.url, work)

@@ -82,7 +82,7 @@ def test_comment_is_one_line_of_json() -> None:
     """Whatever a request id holds, the line does not break."""
     energy = made(request_id='a"\n\\ b')
 
-    line = comment(energy)
+    line = comment(as_json(energy))
 
     assert b"\n" not in line
     assert json.loads(line.removeprefix(b": energy ")) == json.loads(as_json(energy)) == energy

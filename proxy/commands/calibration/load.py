@@ -5,7 +5,7 @@ import json
 import random
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.accounting.flight import Flight
@@ -105,9 +105,11 @@ class Load:
         try:
             async with self._engine.ask("POST", "/v1/completions", headers, self._body(prompt, tokens)) as answer:
                 if answer.status != 200:
-                    said = b"".join([chunk async for chunk in answer.chunks])[:300].decode(errors="replace")
+                    said = (await answer.whole())[:300].decode(errors="replace")
                     raise CalibrationFailed(f"the server refused a request of the load with {answer.status}: {said}")
-                await self._listen(flight, answer.chunks, begun)
+                await answer.pour(self._listener(flight, begun))
+            if flight.ended is None:
+                raise CalibrationFailed("the server ended an answer before it was complete")
         finally:
             flight.end(self._clock(), "aborted")
             self._open -= 1
@@ -126,27 +128,33 @@ class Load:
         }
         return json.dumps(fields).encode()
 
-    async def _listen(self, flight: Flight, chunks: AsyncIterator[bytes], begun: asyncio.Event) -> None:
+    def _listener(self, flight: Flight, begun: asyncio.Event) -> Callable[[bytes], None]:
+        """What takes the answer's pieces."""
         splitter = EventSplitter()
-        async for chunk in chunks:
+
+        def take(chunk: bytes) -> None:
             at = self._clock()
             for event in splitter.feed(chunk):
                 data = data_of(event)
                 if data == DONE:
                     flight.end(at, "ok")
                     return
-                place = usage.locate(data)
-                if place is None:
-                    if data.startswith(b'{"error"'):
-                        raise CalibrationFailed(f"the server broke off: {data[:300].decode(errors='replace')}")
-                    continue
-                counts = usage.read(data, place)
-                flight.prompt_tokens = counts.prompt if counts.prompt is not None else flight.prompt_tokens
-                flight.cached_tokens = counts.cached if counts.cached is not None else flight.cached_tokens
-                if counts.completion:
-                    flight.tick(at, counts.completion)
-                    begun.set()
-        raise CalibrationFailed("the server ended an answer before it was complete")
+                self._count(flight, begun, data, at)
+
+        return take
+
+    def _count(self, flight: Flight, begun: asyncio.Event, data: bytes, at: Nanoseconds) -> None:
+        place = usage.locate(data)
+        if place is None:
+            if data.startswith(b'{"error"'):
+                raise CalibrationFailed(f"the server broke off: {data[:300].decode(errors='replace')}")
+            return
+        counts = usage.read(data, place)
+        flight.prompt_tokens = counts.prompt if counts.prompt is not None else flight.prompt_tokens
+        flight.cached_tokens = counts.cached if counts.cached is not None else flight.cached_tokens
+        if counts.completion:
+            flight.tick(at, counts.completion)
+            begun.set()
 
 
 async def _until(asking: "asyncio.Future[Flight]", stopping: asyncio.Event | None) -> None:
