@@ -20,6 +20,12 @@ _ERROR = re.compile(rb'^\{\s*"error"\s*:')
 _TYPED_END = re.compile(rb'"type"\s*:\s*"(response\.(completed|failed|incomplete)|message_stop)"')
 """The last event of /v1/responses and of /v1/messages, which know no [DONE]."""
 _DELTA = re.compile(rb"^event: [\w.]*delta\b")
+_HEAD = re.compile(rb'data: \{"id":"[^\n]*?"choices":\[\{"index":0,')
+"""What all chunks of a stream with one choice begin with; text comes after it."""
+_TOLD = re.compile(
+    rb',"usage":\{"prompt_tokens":(\d+),"total_tokens":\d+,"completion_tokens":(\d+)[^{}]*(?:\{[^{}]*\}[^{}]*)*\}'
+    rb"([^\r\n]*\n\n)"
+)
 
 
 @dataclass(slots=True)
@@ -56,10 +62,13 @@ class StreamTap:
         self._held: list[bytes] = []
         self._usage_event = b""
         self._last_event = b""
+        self._head = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """Bytes for the client; may be empty while an event is incomplete or held."""
-        return b"".join(self._pass(event) for event in self._events.feed(chunk))
+        if not self._events.rest and (passed := self._pass_quickly(chunk)) is not None:
+            return passed
+        return b"".join(map(self._pass, self._events.feed(chunk)))
 
     @property
     def complete(self) -> bool:
@@ -89,6 +98,10 @@ class StreamTap:
         return self._events.rest
 
     def _pass(self, event: bytes) -> bytes:
+        passed = self._pass_quickly(event)
+        return self._pass_closely(event) if passed is None else passed
+
+    def _pass_closely(self, event: bytes) -> bytes:
         data = data_of(event)
         end = _TYPED_END.search(data)
         if data == DONE or end:
@@ -105,6 +118,20 @@ class StreamTap:
         if _NO_CHOICES.search(event):
             return self._final_usage(event, place)
         return self._running_usage(event, place)
+
+    def _pass_quickly(self, event: bytes) -> bytes | None:
+        """One chunk in the midst of a stream, as vLLM writes it for one choice; None for anything else."""
+        if not self._head or self._held or not event.startswith(self._head):
+            return None
+        at = event.rfind(b',"usage":{')
+        found = _TOLD.fullmatch(event, at) if at > 0 else None
+        if found is None or event.find(b"\n", 0, at) >= 0 or event.rfind(b'"finish_reason":null', 0, at) < 0:
+            return None
+        prompt, completion, rest = found.groups()
+        counts = self.counts
+        counts.completion = counts.by_choice[0] = int(completion)
+        counts.prompt = counts.prompt_by_prompt[0] = int(prompt)
+        return event if self._ask.wants_continuous else event[:at] + rest
 
     def _other(self, event: bytes) -> bytes:
         """Streams of other shapes pass as they are: counted by their deltas until a usage object says better."""
@@ -140,6 +167,8 @@ class StreamTap:
 
     def _running_usage(self, event: bytes, place: usage.Place) -> bytes:
         read = usage.read(event, place)
+        head = _HEAD.match(event) if self._ask.sequences == 1 else None
+        self._head = head.group() if head else b""
         choice = _INDEX.search(event)
         index = int(choice.group(1)) if choice else 0
         counts = self.counts

@@ -13,7 +13,10 @@ class EventSplitter:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events this chunk completes, in order; joined with `rest` they are the bytes fed in."""
-        data = self._rest + chunk
+        data = self._rest + chunk if self._rest else chunk
+        if b"\r" not in data:
+            *whole, self._rest = data.split(b"\n\n")
+            return [event + b"\n\n" for event in whole]
         events, start = [], 0
         for blank in _BLANK_LINE.finditer(data, max(0, len(self._rest) - 3)):
             events.append(data[start : blank.end()])

@@ -2,7 +2,11 @@
 What the client sees of a stream is what the engine would have sent it, wherever the network cuts the bytes.
 """
 
+import json
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.wire.answer import Fingerprint, StreamTap
 from proxy.wire.ask import read_ask
@@ -210,3 +214,51 @@ def test_a_restarted_engines_fingerprint_replaces_the_old_one() -> None:
 
     relayed(b"", [ENGINE.replace(PRINT, b"")], fingerprint)
     assert fingerprint.member == b""
+
+
+TRICKY = [
+    '"usage":{',
+    ',"usage":{"prompt_tokens":1,"completion_tokens":9}',
+    '"finish_reason":"stop"',
+    "}\n\n",
+    "[DONE]",
+    "é",
+]
+WORDS = st.lists(st.one_of(st.text(max_size=20), st.sampled_from(TRICKY)), min_size=1, max_size=12)
+OPTIONS = st.sampled_from(
+    [
+        b"",
+        b',"stream_options":{"include_usage":true}',
+        b',"stream_options":{"include_usage":true,"continuous_usage_stats":true}',
+    ]
+)
+
+
+class Slowly(StreamTap):
+    """Looks at every chunk closely."""
+
+    def _pass_quickly(self, event: bytes) -> None:
+        return None
+
+
+@given(WORDS, OPTIONS, st.sampled_from(["length", "stop"]), st.lists(st.integers(1, 400), min_size=1, max_size=30))
+def test_what_is_passed_quickly_is_passed_alike(words: list[str], options: bytes, why: str, cuts: list[int]) -> None:
+    """
+    A stream of one choice, whatever its words and wherever it is cut.
+    """
+    texts = [json.dumps(word)[1:-1].encode() for word in words]
+    events = [HEAD + ROLE + counted(0) + TAIL]
+    events += [HEAD + word(0, text) + counted(number) + b"}\n\n" for number, text in enumerate(texts, 1)]
+    events.append(HEAD + word(0, b"", b'"%s"' % why.encode()) + counted(len(texts) + 1) + b"}\n\n")
+    events += [HEAD + b"[]" + counted(len(texts) + 1) + PRINT + b"}\n\n", b"data: [DONE]\n\n"]
+    stream, pieces = b"".join(events), []
+    for number in range(len(stream)):
+        cut = cuts[number % len(cuts)]
+        pieces, stream = [*pieces, stream[:cut]], stream[cut:]
+    ask = read_ask("POST", "/v1/chat/completions", b'{"model":"m","stream":true,"messages":[]' + options + b"}")
+
+    quick, slow = StreamTap(ask, Fingerprint()), Slowly(ask, Fingerprint())
+
+    for piece in (*events[:-1], *pieces):
+        assert quick.feed(piece) == slow.feed(piece)
+        assert quick.counts == slow.counts
