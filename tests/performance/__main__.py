@@ -17,7 +17,7 @@ from tests.performance.course import Run, engine, enough_cores, in_turn, run_onc
 from tests.performance.figures import Runs, as_json
 from tests.performance.pinned import DidNotStart
 from tests.performance.systems import DIRECT, SYSTEMS, System
-from tests.performance.tables import judged_table, load_table
+from tests.performance.tables import judged_table, load_table, readme_table
 from tests.performance.workloads import WORKLOADS, Workload
 
 ROUNDS, SECONDS, WARM = 3, 10, 2
@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--quick", action="store_true", help="two loads, once, without LiteLLM")
     add("--json", type=Path, metavar="FILE", help="write ratios and figures there")
+    add("--markdown", action="store_true", help="print the README's table, too")
     add("--systems", metavar="S,S,…", help=f"of {', '.join(SYSTEMS)}; the engine alone is always there")
     add("--loads", metavar="L,L,…", help="of " + ", ".join(WORKLOADS))
     add("--rounds", type=int, help=f"of each load ({ROUNDS})")
@@ -59,7 +60,10 @@ def _runs(
             for load in loads:
                 for system in in_turn(everybody, rounds):
                     progress.update(bar, description=f"{load.about}: {system.name if system else DIRECT}")
-                    runs.append(run_once(system, load, port, seconds=seconds, warm=WARM))
+                    try:
+                        runs.append(run_once(system, load, port, seconds=seconds, warm=WARM))
+                    except DidNotStart as error:
+                        progress.console.print(f"[red]left out: {system.name if system else DIRECT}: {error}")
                     progress.advance(bar)
     return runs
 
@@ -79,16 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for system in systems:
         with console.status(f"installing {system.name}"):
             system.install()
-    try:
-        runs = Runs(_runs(systems, [WORKLOADS[name] for name in loads], rounds, seconds, console))
-    except DidNotStart as error:
-        console.print(f"[red]{error}")
-        return 1
+    runs = Runs(_runs(systems, [WORKLOADS[name] for name in loads], rounds, seconds, console))
     shown = [DIRECT, *names]
     out = Console(width=None if sys.stdout.isatty() else 140)
     for name in loads:
         out.print(load_table(runs, WORKLOADS[name], shown))
     out.print(judged_table(runs))
+    if given.markdown:
+        print(readme_table(runs, shown))
     if given.json:
         given.json.write_text(json.dumps(as_json(runs, shown, loads), indent=1) + "\n")
     return 0

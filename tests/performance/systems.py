@@ -12,6 +12,8 @@ PYTHON = sys.executable
 PIECES = Path(__file__).parent
 ROUTER, LITELLM = "vllm-router==0.1.17", "litellm[proxy]"
 """From PyPI, each into an environment of its own."""
+_WITHOUT_KEY = "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"
+"""It listens on this machine only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,9 @@ SYSTEMS = {
         System("nginx", _nginx, _has_nginx),
         System("vllm-router", _router, _installer(ROUTER)),
         System("httpx relay", _plain),
-        System("LiteLLM", _litellm, _installer(LITELLM)),
+        System(
+            "LiteLLM", _litellm, _installer(LITELLM), {"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}
+        ),
     )
 }
 DIRECT = "direct"

@@ -1,10 +1,10 @@
-"""The bench's tables, for a terminal."""
+"""The bench's tables, for a terminal and for the README."""
 
 from collections.abc import Sequence
 
 from rich.table import Table
 
-from tests.performance.figures import FIGURES, JUDGED, Runs, Spread
+from tests.performance.figures import CPU, FIGURES, JUDGED, Runs, Spread
 from tests.performance.workloads import Workload
 
 
@@ -41,3 +41,25 @@ def judged_table(runs: Runs) -> Table:
     for name, judge in JUDGED.items():
         table.add_row(name, _spread(judge(runs)))
     return table
+
+
+COLUMNS = (
+    ("CPU s per 100,000 chunks, 200 streams", "streams", CPU),
+    ("TTFT p50 / p99 ms", "streams", ("TTFT p50 ms", "TTFT p99 ms")),
+    ("chunks/s of 50,000, 500 streams", "many", "chunks/s"),
+    ("small JSON, requests/s", "json", "requests/s"),
+    ("memory MB, 200 streams", "streams", "memory MB"),
+)
+
+
+def readme_table(runs: Runs, systems: Sequence[str]) -> str:
+    """The README's table, as Markdown: medians."""
+    rows = ["| | " + " | ".join(title for title, _, _ in COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
+    for system in systems:
+        cells = []
+        for _, load, figures in COLUMNS:
+            names = (figures,) if isinstance(figures, str) else figures
+            found = [runs.spread(system, load, name) for name in names]
+            cells.append(" / ".join("–" if one is None else _number(one.middle) for one in found))
+        rows.append(f"| {system} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)

@@ -17,6 +17,7 @@ from tests.performance.figures import Runs, Spread, as_json
 from tests.performance.native import program
 from tests.performance.pinned import Pinned, Ready, wait_until
 from tests.performance.systems import SYSTEMS
+from tests.performance.tables import readme_table
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,14 @@ def test_ratios_compare_round_by_round() -> None:
     assert found["ratios"]["cpu_per_chunk_vs_nginx_200"] == 2.25
     assert found["ratios"]["cpu_per_chunk_vs_vllm_router_200"] is None
     assert found["figures"]["streams"]["nginx"]["CPU s per 1e5 chunks"] == 2.0
+
+
+def test_the_readmes_table_is_made_from_the_runs() -> None:
+    """What was not run is a dash."""
+    table = readme_table(Runs([run("nginx", 2.0, 100_000)]), ["nginx", "direct"])
+
+    assert table.splitlines()[2] == "| nginx | 2.00 | 1.00 / 1.00 | – | – | – |"
+    assert table.splitlines()[3] == "| direct | – | – / – | – | – | – |"
 
 
 def test_the_order_turns_round() -> None:
