@@ -28,6 +28,8 @@ Without it a minute of a part-time sensor moves them away again: on our bench (d
 1.5 % with 4 times, instead of 1.0."""
 LEAST_NOISE = 0.05
 """Of a reading of which it is known when the sensor looked: what the prediction gets wrong is not chance alone."""
+JUDGING_NOISE = 0.1
+"""Readings up to here judge weights with a whole voice, and less the noisier they are."""
 SOLVED_S = 0.5
 """The weights follow what was learnt this often."""
 BLOCK_S = 5.0
@@ -70,7 +72,9 @@ class Fit:
         """Takes in one reading and the work that it is known to stand for. noise: relative."""
         stretch = Stretch(terms_of(self.prior, work), joules(energy_uj), seconds(span_ns))
         if stretch.energy_j > 0 and sum(stretch.x) > 0 and self._regression.known:
-            self._looks.add(stretch.energy_j, *self._predicted(stretch.x))
+            # One of which it is hardly known what it saw would be decided by those that seem to have seen little.
+            weight = min(1.0, JUDGING_NOISE / noise) ** 2
+            self._looks.add(stretch.energy_j, *self._predicted(stretch.x), weight)
         self._foresee(stretch)
         self._learn(stretch, max(LEAST_NOISE, noise), stretch.seconds)
 

@@ -23,11 +23,11 @@ class Judged:
     square: float = 0.0
     weight: float = 0.0
 
-    def add(self, measured: float, predicted: float) -> None:
-        """Joules as measured and as predicted."""
-        fade = exp(-1 / self.remembered)
-        self.square = fade * self.square + (predicted / measured - 1) ** 2
-        self.weight = fade * self.weight + 1
+    def add(self, measured: float, predicted: float, weight: float = 1.0) -> None:
+        """Joules as measured and as predicted; weight: how much of a whole block or look it is worth."""
+        fade = exp(-weight / self.remembered)
+        self.square = fade * self.square + weight * (predicted / measured - 1) ** 2
+        self.weight = fade * self.weight + weight
 
     @property
     def error(self) -> float | None:
@@ -47,10 +47,10 @@ class Rivals:
     fitted: Judged
     plain: Judged
 
-    def add(self, measured: float, fitted: float, plain: float) -> None:
+    def add(self, measured: float, fitted: float, plain: float, weight: float = 1.0) -> None:
         """Joules as measured, and as each predicted them before."""
-        self.fitted.add(measured, fitted)
-        self.plain.add(measured, plain)
+        self.fitted.add(measured, fitted, weight)
+        self.plain.add(measured, plain, weight)
 
     @property
     def better(self) -> bool | None:

@@ -11,7 +11,7 @@ from proxy.accounting.attribution import predicted
 from proxy.accounting.fitting import TRUSTED_ERROR, Fit
 from proxy.accounting.regression import Sliding, Stretch
 from proxy.accounting.ridge import NARROWEST, WIDEST
-from proxy.accounting.rivals import Judged
+from proxy.accounting.rivals import Judged, Rivals, of_looks
 from proxy.accounting.terms import TERMS, terms_of
 from proxy.accounting.units import Nanoseconds
 from proxy.accounting.weights import Weights
@@ -313,3 +313,17 @@ def test_windows_and_looks_are_learnt_from_together(scale: float) -> None:
     assert ratio(fit, "prefill", "step") == pytest.approx(1.5, rel=0.05)
     assert fit.error is not None
     assert fit.error < 0.03
+
+
+def test_readings_of_which_it_is_hardly_known_what_they_saw_decide_nothing() -> None:
+    """
+    A hundred of them are worth less than fifty clear ones; with those the nearer weights are told.
+    """
+    rivals = Rivals(of_looks(), of_looks())
+    for _ in range(100):
+        rivals.add(10.0, 10.0, 14.0, weight=0.04)
+    assert rivals.better is None
+
+    for _ in range(50):
+        rivals.add(10.0, 13.0, 11.0)
+    assert rivals.better is False
