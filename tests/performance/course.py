@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.engine.real import free_port
 from tests.performance.native import program
 from tests.performance.pinned import Pinned, Ready, wait_until
 from tests.performance.systems import DIRECT, Place, System
@@ -35,19 +35,6 @@ class Run:
     memory_bytes: int | None
 
 
-def free_port(after: int = 0) -> int:
-    """A port that nobody listens on, and so many behind it are free, too."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port: int = first.getsockname()[1]
-            try:
-                for number in range(after):
-                    socket.create_server(("127.0.0.1", port + 1 + number)).close()
-            except OSError:
-                continue
-            return port
-
-
 @contextmanager
 def engine() -> Iterator[int]:
     """A running mock engine's port."""
@@ -63,9 +50,9 @@ def engine() -> Iterator[int]:
 @contextmanager
 def started(system: System, engine_port: int) -> Iterator[tuple[Pinned, int]]:
     """The system in front of the engine, and its port."""
-    port = free_port(after=1)
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        place = Place(port, engine_port, Path(folder))
+        place = Place(port, free_port(), engine_port, Path(folder))
         with Pinned(system.command(place), MEASURED, Path(folder) / "log", system.environment) as running:
             wait_until(Ready(port), running)
             yield running, port

@@ -18,9 +18,10 @@ _WITHOUT_KEY = "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a system shall listen, and whom it shall ask. folder: empty, its own."""
+    """Where a system shall listen, and whom it shall ask. admin: for its metrics. folder: empty, its own."""
 
     port: int
+    admin: int
     engine: int
     folder: Path
 
@@ -69,7 +70,7 @@ def _has_nginx() -> None:
 def _own(place: Place) -> list[str | Path]:
     return [
         *(PYTHON, "-m", "proxy", "serve", "--backend", f"http://127.0.0.1:{place.engine}"),
-        *("--port", str(place.port), "--admin-port", str(place.port + 1)),
+        *("--port", str(place.port), "--admin-port", str(place.admin)),
         *("--ledger", f"sqlite:///{place.folder}/ledger.db", "--meter", "modelled"),
     ]
 
@@ -94,7 +95,7 @@ def _router(place: Place) -> list[str | Path]:
     return [
         *(_environment_of(ROUTER) / "bin/vllm-router", "--host", "127.0.0.1", "--port", str(place.port)),
         *("--worker-urls", f"http://127.0.0.1:{place.engine}", "--policy", "round_robin"),
-        *("--prometheus-port", str(place.port + 1), "--log-level", "warning"),
+        *("--prometheus-port", str(place.admin), "--log-level", "warning"),
     ]
 
 

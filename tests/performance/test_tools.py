@@ -12,7 +12,8 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from tests.performance.course import Run, free_port, in_turn
+from tests.engine.real import free_port
+from tests.performance.course import Run, in_turn
 from tests.performance.figures import Runs, Spread, as_json
 from tests.performance.native import program
 from tests.performance.pinned import Pinned, Ready, wait_until
